@@ -1,0 +1,107 @@
+"""What a generation is told at its start: one JSON document, written by the supervisor, read by the zygote.
+
+Fields are only ever added, with a default, so that a zygote and a supervisor of neighbouring releases
+understand each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from instar import PROTOCOL
+from instar.engines.base import EngineOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class ListenerSpec:
+    """The sockets of one bind address that a generation serves."""
+
+    #: As in the configuration: `127.0.0.1:8080`, `[::]:80`, `unix:/run/app.sock`.
+    address: str
+    family: str
+    #: Descriptors by row; worker `i` serves `fds[i % len(fds)]`.
+    fds: tuple[int, ...]
+    #: Every other descriptor of the listener (the other slot's). The zygote only holds them: an index of the
+    #: reuseport group is lost when the last holder closes a socket.
+    held: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticMap:
+    """URL prefix served from a folder."""
+
+    prefix: str
+    root: str
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationSpec:
+    """Everything a zygote needs. Times in seconds, sizes in bytes."""
+
+    generation: int
+    app_name: str
+    #: `module:attr`; empty with the `command` engine.
+    target: str
+    factory: bool
+    #: `auto`, `wsgi` or `asgi`.
+    interface: str
+    #: Resolved at boot: the pinned release.
+    chdir: str
+    pythonpath: tuple[str, ...]
+    slot: str
+    workers: int
+    engine: str
+    options: EngineOptions
+    listeners: tuple[ListenerSpec, ...]
+    #: Descriptor of the zygote's listening control socket.
+    control_fd: int
+    #: Descriptor of the scoreboard memfd (`2 * workers` rows).
+    scoreboard_fd: int
+    #: Folder for the output of each process (`<role>.out`).
+    output_dir: str
+    #: Secret of this generation; a probe that carries it is answered with generation and row.
+    nonce: str
+    #: Load in each worker instead of once: None = decide by whether the import started threads.
+    lazy: bool | None = None
+    static: tuple[StaticMap, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    request_timeout: float = 0.0
+    heartbeat_timeout: float = 30.0
+    max_requests: int = 0
+    max_requests_jitter: int = 0
+    max_memory: int = 0
+    stop_timeout: float = 10.0
+    access_log: bool = False
+    #: "json" or "text"
+    log_format: str = "text"
+    #: Wait for the scoreboard's go before accepting (shared listeners).
+    gated: bool = False
+    #: Path probed inside the process before a gated worker is ready; empty: no probe.
+    probe_path: str = ""
+    #: uid that may command the zygote, besides root.
+    supervisor_uid: int = 0
+    protocol: int = PROTOCOL
+
+    def to_json(self) -> str:
+        """The document."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> GenerationSpec:
+        """Read a document; unknown fields (of a newer supervisor) are ignored."""
+        raw = _known(cls, json.loads(text))
+        raw["options"] = EngineOptions(**_tuples(_known(EngineOptions, raw["options"])))
+        raw["listeners"] = tuple(ListenerSpec(**_tuples(_known(ListenerSpec, item))) for item in raw["listeners"])
+        raw["static"] = tuple(StaticMap(**_known(StaticMap, item)) for item in raw.get("static", ()))
+        return cls(**_tuples(raw))
+
+
+def _known(cls: Any, raw: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {key: value for key, value in raw.items() if key in names}
+
+
+def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
