@@ -137,6 +137,14 @@ class Commit(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Quiesce(Message):
+    """Shared listeners: stop accepting (`on`), or accept again."""
+
+    kind = "quiesce"
+    on: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Recycle(Message):
     """Replace a worker without loss."""
 

@@ -93,15 +93,6 @@ class Scoreboard:
     def drain(self, level: Drain) -> None:
         self.bytes[0] = level
 
-    @property
-    def accepting(self) -> bool:
-        """Whether workers may accept. Only *shared* listeners wait for it: steered ones are sent nothing before."""
-        return bool(self.bytes[1])
-
-    @accepting.setter
-    def accepting(self, value: bool) -> None:
-        self.bytes[1] = value
-
     @staticmethod
     def word(row: int, column: Column) -> int:
         """Index into `words`, for hot paths that keep it."""

@@ -76,10 +76,14 @@ class GenerationSpec:
     access_log: bool = False
     #: "json" or "text"
     log_format: str = "text"
-    #: Wait for the scoreboard's go before accepting (shared listeners).
+    #: Accept only after `Commit` (shared listeners).
     gated: bool = False
     #: Path probed inside the process before a gated worker is ready; empty: no probe.
     probe_path: str = ""
+    #: Packages that the application's environment may lack, with their folders in the supervisor's installation.
+    fallbacks: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: Connection to the supervisor, kept over the exec that makes a lazy zygote; -1: accept one.
+    connection_fd: int = -1
     #: uid that may command the zygote, besides root.
     supervisor_uid: int = 0
     protocol: int = PROTOCOL

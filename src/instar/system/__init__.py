@@ -1,0 +1,6 @@
+"""Effects on the operating system, behind one object that tests replace."""
+
+from instar.system.effects import System
+from instar.system.paths import unix_address
+
+__all__ = ["System", "unix_address"]
