@@ -1,0 +1,95 @@
+"""What must, or should, hold between several keys. Nothing here looks at the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from instar.config.model import Config
+
+
+def problems(config: Config) -> list[str]:
+    """What can't work, one sentence each; empty when all is well."""
+    return [*_target(config), *_tls(config), *_binds(config), *_canary(config), *_engine(config)]
+
+
+def _target(config: Config) -> Iterator[str]:
+    app, web = config.app, config.web
+    if web.engine == "command":
+        if not web.command:
+            yield '[web] engine "command" needs [web] command, the server\'s program and arguments'
+        return
+    if web.command:
+        yield f'[web] command is only used by engine "command", not by "{web.engine}"; set [web] engine = "command"'
+    if not app.target:
+        yield '[app] target is missing; write target = "module:attribute", as in "mysite.wsgi:application"'
+
+
+def _tls(config: Config) -> Iterator[str]:
+    web = config.web
+    if web.tls_cert and not web.tls_key:
+        yield "[web] tls_cert needs [web] tls_key, the private key of the certificate"
+    if web.tls_key and not web.tls_cert:
+        yield "[web] tls_key needs [web] tls_cert, the certificate"
+    if web.tls_key_password_env and not web.tls_key:
+        yield "[web] tls_key_password_env needs [web] tls_key"
+
+
+def _binds(config: Config) -> Iterator[str]:
+    for first, second in combinations(config.web.addresses, 2):
+        if first == second and not (first.kind == "tcp" and first.port == 0):
+            yield f"[web] bind has {first} twice"
+        elif first.overlaps(second):
+            wide, narrow = (first, second) if first.wildcard else (second, first)
+            yield f"[web] bind has {narrow}, which {wide} already covers; leave one out"
+
+
+def _canary(config: Config) -> Iterator[str]:
+    canary = config.restart.canary
+    if all(address.kind == "unix" for address in config.web.addresses):
+        if canary.share:
+            yield "[restart.canary] share needs a TCP bind: connections to a UNIX socket can't be shared out"
+        if canary.networks:
+            yield "[restart.canary] networks needs a TCP bind: clients of a UNIX socket have no address"
+    if canary.active and config.web.steering == "shared":
+        yield '[restart.canary] needs steered sockets, and [web] steering is "shared"'
+
+
+def _engine(config: Config) -> Iterator[str]:
+    web = config.web
+    if web.http == "2" and web.engine in ("uvicorn", "gunicorn"):
+        yield f'[web] http = "2" needs engine "granian": {web.engine} does not speak HTTP/2'
+    if web.worker_class and web.engine != "gunicorn":
+        yield f'[web] worker_class is only used by engine "gunicorn", not by "{web.engine}"'
+    if web.max_workers and web.workers > web.max_workers:
+        yield f"[web] workers ({web.workers}) must not be more than [web] max_workers ({web.max_workers})"
+
+
+def warnings(config: Config) -> Iterator[str]:
+    """What works and yet is probably not meant, one sentence each."""
+    web, restart = config.web, config.restart
+    if restart.drain_timeout <= web.keep_alive:
+        yield (
+            f"[restart] drain_timeout ({restart.drain_timeout:g} s) should be longer than [web] keep_alive "
+            f"({web.keep_alive:g} s), or idle clients may lose a request when the old generation stops"
+        )
+    if restart.stream_grace > restart.drain_timeout:
+        yield "[restart] stream_grace should be shorter than [restart] drain_timeout, or long-lived streams are cut"
+    if config.health.timeout > restart.boot_timeout:
+        yield "[health] timeout should be shorter than [restart] boot_timeout, or one slow answer fails the boot"
+    if restart.canary.networks and web.trusted_proxies:
+        yield "[restart.canary] networks looks at the address that connects, which is the proxy's"
+    if restart.canary.active and any(address.kind == "unix" for address in web.addresses):
+        yield "[restart.canary] has no effect on clients of UNIX sockets"
+    if web.max_requests_jitter and not web.max_requests:
+        yield "[web] max_requests_jitter has no effect without [web] max_requests"
+    if "*" in web.trusted_proxies and any(address.wildcard for address in web.addresses):
+        yield '[web] trusted_proxies = "*" lets every client forge its own address'
+    if web.engine == "command":
+        yield from _command_warnings(config)
+
+
+def _command_warnings(config: Config) -> Iterator[str]:
+    for key in ("tls_cert", "static", "root_path", "trusted_proxies", "threads"):
+        if getattr(config.web, key):
+            yield f'[web] {key} has no effect with engine "command"; the command has to do it'

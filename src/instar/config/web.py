@@ -1,0 +1,155 @@
+"""`[web]`: the listeners, the workers and the server in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+
+from instar.config.address import Address, parse_address
+from instar.config.table import Table, base_folder, setting
+from instar.config.types import (
+    Argv,
+    Binds,
+    Count,
+    Duration,
+    OptionalPath,
+    Period,
+    Proxies,
+    Size,
+    Switch,
+    Text,
+)
+
+
+def _static(value: object, info: ValidationInfo) -> dict[str, Path]:
+    if not isinstance(value, dict):
+        raise ValueError('must be a table such as {"/static" = "public/static"}')
+    result: dict[str, Path] = {}
+    for prefix, folder in value.items():
+        if not str(prefix).startswith("/"):
+            raise ValueError(f'has the URL prefix "{prefix}", which must begin with "/"')
+        if not isinstance(folder, str | Path) or not str(folder):
+            raise ValueError(f'needs a folder for "{prefix}"')
+        result[str(prefix).rstrip("/") or "/"] = base_folder(info) / Path(folder).expanduser()
+    return result
+
+
+StaticMaps = Annotated[
+    dict[str, Path],
+    BeforeValidator(_static),
+    PlainSerializer(lambda maps: {prefix: str(folder) for prefix, folder in maps.items()}, return_type=dict[str, str]),
+    WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+]
+
+
+def _http(value: object) -> object:
+    return str(value) if value in (1, 2) and not isinstance(value, bool) else value
+
+
+def _root_path(text: str) -> str:
+    if text and not text.startswith("/"):
+        raise ValueError('must be empty or begin with "/"')
+    return text.rstrip("/")
+
+
+class Web(Table):
+    """Where clients connect, and what answers them."""
+
+    bind: Binds = setting(
+        ("127.0.0.1:8000",),
+        "Addresses to listen on: `host:port`, `[ipv6]:port` (`[::]` takes IPv4 too), `unix:/path`. "
+        "Addresses are added and removed by a restart.",
+        unit="list of addresses",
+        example=["0.0.0.0:8000", "unix:/run/mysite/web.sock"],
+    )
+    workers: Count = setting(0, "Worker processes. 0: one for each CPU that we may use.", unit="count")
+    threads: Count = setting(
+        0, "Threads of each worker that run the application. 0: 4 for WSGI, 1 for ASGI.", unit="count"
+    )
+    engine: Literal["granian", "uvicorn", "gunicorn", "command"] = setting(
+        "granian",
+        "Server inside the workers; it comes from the application's environment. `command` runs any program that "
+        "takes a listening socket.",
+        unit="choice",
+    )
+    command: Argv = setting(
+        (),
+        "Program and arguments of the `command` engine. `{fd}` is replaced by the number of the listening socket; "
+        "LISTEN_FDS is set as well.",
+        unit="list of words",
+        example=["hypercorn", "--bind", "fd://{fd}", "mysite:app"],
+    )
+    worker_class: Text = setting("", "Worker class of gunicorn. Empty: `gthread`, or `asgi` for ASGI.", unit="name")
+    static: StaticMaps = setting(
+        {},
+        "Folders whose files are served below a URL prefix without asking the application.",
+        unit="table of paths",
+        example={"/static": "public/static"},
+    )
+    keep_alive: Duration = setting(30.0, "Idle time after which a kept-alive connection is closed.", unit="seconds")
+    backlog: Annotated[Count, AfterValidator(lambda count: max(count, 1))] = setting(
+        2048,
+        "Connections that may wait in each listening socket; the kernel caps it at net.core.somaxconn.",
+        unit="count",
+    )
+    tls_cert: OptionalPath = setting(
+        None, "Certificate chain (PEM). With it every TCP bind speaks TLS.", unit="path", example="/etc/ssl/mysite.pem"
+    )
+    tls_key: OptionalPath = setting(None, "Private key of the certificate (PEM).", unit="path")
+    tls_key_password_env: Text = setting(
+        "", "Name of the environment variable that holds the password of the private key.", unit="name"
+    )
+    http: Annotated[Literal["auto", "1", "2"], BeforeValidator(_http)] = setting(
+        "auto", "HTTP versions to speak. HTTP/2 needs the granian engine.", unit="choice"
+    )
+    trusted_proxies: Proxies = setting(
+        (),
+        "Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` headers are believed: addresses, "
+        "networks, `unix` for peers on UNIX sockets, `*` for everybody.",
+        unit="list of networks",
+        example=["127.0.0.1", "10.0.0.0/8"],
+    )
+    root_path: Annotated[Text, AfterValidator(_root_path)] = setting(
+        "",
+        "URL path that the application is mounted at behind a proxy (SCRIPT_NAME).",
+        unit="URL path",
+        example="/mysite",
+    )
+    max_requests: Count = setting(0, "Recycle a worker, without loss, after so many requests. 0: never.", unit="count")
+    max_requests_jitter: Count = setting(
+        0, "Up to so many more requests, at random, so that workers are not recycled together.", unit="count"
+    )
+    max_memory: Size = setting(
+        0,
+        "Recycle a worker, without loss, when its private memory exceeds this. 0: never.",
+        unit="bytes",
+        example="300M",
+    )
+    request_timeout: Duration = setting(
+        0.0,
+        "Replace a worker when a request runs longer than this (not WebSockets and event streams). 0: no limit.",
+        unit="seconds",
+    )
+    heartbeat_timeout: Period = setting(
+        30.0, "Replace a worker whose process, or event loop, gave no sign of life for so long.", unit="seconds"
+    )
+    access_log: Switch = setting(False, "Log a line for each request.", unit="switch")
+    steering: Literal["auto", "steered", "shared"] = setting(
+        "auto",
+        "How new connections get to workers: `steered` gives each worker a socket of its own that the kernel picks, "
+        "`shared` lets all workers accept from one. `auto`: `steered` where the kernel can.",
+        unit="choice",
+    )
+    max_workers: Count = setting(
+        0,
+        "Most workers that `workers` can be raised to by a restart while each still has a socket of its own. "
+        "0: the larger of `workers` and the number of CPUs.",
+        unit="count",
+    )
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The parsed binds."""
+        return tuple(parse_address(bind) for bind in self.bind)
