@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -13,7 +14,7 @@ from instar.config.types import AnyPath, Interpreter, Name, OptionalPath, Switch
 def _lazy(value: object) -> object:
     if value == "auto" or isinstance(value, bool):
         return value
-    raise ValueError('must be "auto", true or false')
+    raise ValueError(f'must be "auto", true or false, not {json.dumps(value, default=str)}')
 
 
 #: Not a `Literal` with True in it: 1 would pass.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from instar.config.table import Table, setting
 from instar.config.types import Argv, Period, Variables, check_argv
@@ -41,23 +42,18 @@ def _hook(item: object) -> object:
     return {"command": item} if isinstance(item, list | tuple | str) else item
 
 
+class _ShorterForms:
+    """Adds them to the JSON Schema."""
+
+    def __get_pydantic_json_schema__(self, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core_schema)
+        argv = {"type": "array", "items": {"type": "string"}}
+        schema["items"] = {"anyOf": [{"type": "string"}, argv, schema["items"]]}
+        return schema
+
+
 #: A list of hooks; one argv, or a list of them, will do.
-Hooks = Annotated[
-    tuple[Hook, ...],
-    BeforeValidator(_hooks),
-    WithJsonSchema(
-        {
-            "type": "array",
-            "items": {
-                "anyOf": [
-                    {"type": "string"},
-                    {"type": "array", "items": {"type": "string"}},
-                    {"$ref": "#/$defs/Hook"},
-                ]
-            },
-        }
-    ),
-]
+Hooks = Annotated[tuple[Hook, ...], BeforeValidator(_hooks), _ShorterForms()]
 
 
 def with_timeout(value: Any, timeout: Any) -> Any:

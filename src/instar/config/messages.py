@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from instar.config.hook import Hook
 from instar.config.nearest import did_you_mean
 from instar.config.table import Table
 
@@ -44,8 +44,13 @@ def describe(location: Sequence[int | str], model: type[Table]) -> str:
     """A place in the file: `[restart.canary] share`, `[web] bind, entry 2`."""
     tables, keys = _split(location, model)
     text = f"[{'.'.join(tables)}]" if tables else ""
+    before: int | str = ""
     for part in keys:
-        text += f", entry {part + 1}" if isinstance(part, int) else f" {part}"
+        if isinstance(part, int):
+            text += f", entry {part + 1}"
+        else:
+            text += f": {part}" if isinstance(before, int) else f" {part}"
+        before = part
     return text.strip() or "the file"
 
 
@@ -70,16 +75,11 @@ def _split(location: Sequence[int | str], model: type[Table]) -> tuple[list[str]
 
 def table_of(annotation: Any) -> tuple[type[Table] | None, bool]:
     """The table that a field holds, and whether it holds several by name (`[services.NAME]`)."""
-    if (
-        isinstance(annotation, type)
-        and not isinstance(annotation, types.GenericAlias)
-        and issubclass(annotation, Table)
-    ):
-        return annotation, False
-    if typing.get_origin(annotation) is dict:
-        value = typing.get_args(annotation)[1]
-        if isinstance(value, type) and issubclass(value, Table):
-            return value, True
+    named = typing.get_origin(annotation) is dict
+    kind = typing.get_args(annotation)[1] if named else annotation
+    # A parametrised generic (`tuple[str, ...]`) passes for a type, and yet issubclass refuses it.
+    if typing.get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, Table):
+        return kind, named
     return None, False
 
 
@@ -89,10 +89,9 @@ def _unknown(location: Sequence[int | str], model: type[Table]) -> str:
     if not tables and not keys:
         return _unknown_table(key, model)
     owner = _table_at(tables, model)
-    if keys:  # a hook inside a list
-        owner = _hook_table()
-    place = describe(location[:-1], model)
-    text = f"{place} {key} is not a known key" if not keys else f"{place}: {key} is not a known key"
+    if keys:
+        owner = Hook  # the only table that stands in lists
+    text = f"{describe(location, model)} is not a known key"
     hint = did_you_mean(key, owner.model_fields)
     return text + (hint or _elsewhere(key, model))
 
@@ -100,7 +99,7 @@ def _unknown(location: Sequence[int | str], model: type[Table]) -> str:
 def _unknown_table(key: str, model: type[Table]) -> str:
     homes = _homes(key, model)
     if homes:
-        return f"{key} is not a known table; it is a key of [{homes[0]}]"
+        return f"{key} stands outside of any table; it is a key of [{homes[0]}]"
     return f"[{key}] is not a known table{did_you_mean(key, model.model_fields, '[{}]')}"
 
 
@@ -134,12 +133,6 @@ def _table_at(tables: Sequence[str], model: type[Table]) -> type[Table]:
         if named and names:
             names.pop(0)
     return current
-
-
-def _hook_table() -> type[Table]:
-    from instar.config.hook import Hook
-
-    return Hook
 
 
 def _problem(error: ErrorDetails) -> str:

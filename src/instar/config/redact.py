@@ -21,18 +21,15 @@ class Redactor:
         self._pattern = re.compile("|".join(patterns)) if patterns else None
 
     def __call__(self, text: str) -> str:
+        """The text without them."""
         return self._pattern.sub(HIDDEN, text) if self._pattern else text
 
 
 def _forms(secret: str) -> set[str]:
     # A traceback shows one line of a multi-line key at a time.
     lines = {line.strip() for line in secret.splitlines()} | {secret.strip()}
-    encoded = {
-        repr(secret)[1:-1],
-        json.dumps(secret)[1:-1],
-        urllib.parse.quote(secret, safe=""),
-        urllib.parse.quote(secret),
-    }
+    in_url = {urllib.parse.quote(secret, safe=""), urllib.parse.quote(secret)}
+    encoded = {repr(secret)[1:-1], json.dumps(secret)[1:-1]} | in_url
     return {form for form in lines | encoded if form}
 
 

@@ -77,7 +77,5 @@ class Restart(Table):
     def _spread_timeout(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or "hook_timeout" not in raw:
             return raw
-        hooks = {
-            key: with_timeout(raw[key], raw["hook_timeout"]) for key in ("before", "after", "on_rollback") if key in raw
-        }
-        return {**raw, **hooks}
+        keys = [key for key in ("before", "after", "on_rollback") if key in raw]
+        return {**raw, **{key: with_timeout(raw[key], raw["hook_timeout"]) for key in keys}}
