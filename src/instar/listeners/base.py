@@ -59,8 +59,14 @@ class Steering:
 class Listener(Protocol):
     """One bind address. Owns its sockets; only `close` closes them."""
 
+    #: With the real port, where the configuration says 0.
     address: str
-    mode: Mode
+    #: What this way of switching can't promise, for `status`; empty: nothing is missing.
+    limits: str
+
+    @property
+    def mode(self) -> Mode:
+        """How it switches."""
 
     def sockets(self, slot: Slot) -> tuple[socket.socket, ...]:
         """The listening sockets of a slot, in row order (one for `RENAMED` and `SHARED`)."""
@@ -69,13 +75,22 @@ class Listener(Protocol):
         """Every socket in index order, for passing on."""
 
     def prepare(self, slot: Slot, generation: int) -> None:
-        """Make the slot's sockets ready for a new generation (UNIX: bind its permanent name)."""
+        """Make the slot's sockets ready for a new generation, before it boots and again before the cut-over.
+
+        UNIX: bind its permanent name. TCP: check that each row is where the program says. Raises InstarError.
+        """
 
     def apply(self, steering: Steering) -> None:
         """Send new connections where `steering` says, atomically. Raises OSError, or ConfigError (canary)."""
 
     def connect_probe(self, slot: Slot, row: int, timeout: float) -> socket.socket:
-        """A connection that reaches that row of that slot through the public address, before any client does."""
+        """A connection that reaches that row of that slot through the public address, before any client does.
+
+        Raises OSError (TimeoutError included), ListenError where the mode has no such connection.
+        """
+
+    def release(self, slot: Slot) -> None:
+        """The slot's generation is gone: give up what only it needed (UNIX: its permanent name)."""
 
     def close(self) -> None:
         """Close every socket (and remove the UNIX path)."""
