@@ -1,1 +1,86 @@
-"""The command line."""
+"""The command line: one file per verb, and `main`, which turns errors into sentences and exit codes."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from instar import __version__
+from instar.errors import ExitCode, InstarError
+
+#: In the order of the help text. `instar.cli.VERB` holds the function `VERB`.
+VERBS = ("init", "check", "run", "restart", "rollback", "status", "history", "logs", "stop", "version")
+
+_HELP = """Run a Python web application and restart it into new code without dropping a request.
+
+\b
+Start here:
+  instar init                   write a commented instar.toml for this project
+  instar run                    serve the application
+  instar restart                replace it with the code that is on disk now
+  instar status                 what runs, and how it is doing
+"""
+_EPILOG = "Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 rolled back, 4 busy, 5 no supervisor."
+
+
+def main() -> NoReturn:
+    """Entry point of `instar` and `python -m instar`. A traceback is only shown with INSTAR_DEBUG=1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character shows its number
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        build(_verb(sys.argv[1:]))(prog_name="instar")
+    except InstarError as error:
+        _fail(error, str(error), error.exit_code)
+    except BrokenPipeError:  # `instar logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.UNEXPECTED)
+    except Exception as error:
+        text = f"cannot go on: unexpected {type(error).__name__}: {error}; set INSTAR_DEBUG=1 to see where"
+        _fail(error, text, ExitCode.UNEXPECTED)
+    sys.exit(ExitCode.DONE)
+
+
+def build(verb: str | None = None) -> typer.Typer:
+    """The typer application. With a verb, only its module is imported: that is what makes `instar status` quick."""
+    app = typer.Typer(
+        name="instar",
+        help=_HELP,
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    for name in VERBS if verb is None else (verb,):
+        if importlib.util.find_spec(f"instar.cli.{name}") is None:  # TODO: gone when run, init and check are there
+            continue
+        module = importlib.import_module(f"instar.cli.{name}")
+        app.command(name)(getattr(module, name))
+    return app
+
+
+def _global_options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"instar {__version__}")
+        raise typer.Exit
+
+
+def _verb(arguments: list[str]) -> str | None:
+    """The verb if it is clear at first sight; None for help, completion and mistakes, which need all verbs."""
+    return arguments[0] if arguments and arguments[0] in VERBS else None
+
+
+def _fail(error: BaseException, text: str, code: int) -> NoReturn:
+    if os.environ.get("INSTAR_DEBUG", "") not in ("", "0"):
+        raise error
+    sys.stdout.flush()
+    print(f"instar: {text}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,5 @@
+"""`python -m instar`."""
+
+from instar.cli import main
+
+main()

@@ -1,0 +1,166 @@
+"""Shows a handover while it runs, and turns its result into words and an exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from instar.cli._format import escaped, print_json, seconds
+from instar.errors import ExitCode, InstarError
+from instar.supervisor.logrecord import printable
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+_CODES = {
+    "done": ExitCode.DONE,
+    "rolled-back": ExitCode.ROLLED_BACK,
+    "busy": ExitCode.BUSY,
+    "failed": ExitCode.UNEXPECTED,
+}
+#: Seconds between two progress lines of one stage where there is no terminal.
+PROGRESS_EVERY = 5.0
+
+
+def follow_handover(events: Iterable[dict[str, Any]], *, what: str, as_json: bool) -> ExitCode:
+    """Show the stages of a `restart` or `rollback` (`what`) and its result; returns the exit code.
+
+    Raises InstarError when the events end without a result. With `as_json` the result object is all that is printed.
+    """
+    started = time.monotonic()
+    try:
+        result = _show(events, _Silent() if as_json else _Terminal() if sys.stdout.isatty() else _Lines())
+    except KeyboardInterrupt:
+        text = f"the {what} goes on without you; `instar status` shows how far it is"
+        raise InstarError(f"cannot wait any longer: interrupted; {text}") from None
+    if result is None:
+        text = "the supervisor closed the connection; see `instar status` and `instar logs`"
+        raise InstarError(f"cannot tell how the {what} ended: {text}")
+    result.setdefault("seconds", time.monotonic() - started)
+    if as_json:
+        print_json({key: value for key, value in result.items() if key != "event"})
+    else:
+        _report(result, what)
+    return _CODES.get(str(result.get("outcome")), ExitCode.UNEXPECTED)
+
+
+class _View(Protocol):
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *unused: object) -> None: ...
+
+    def stage(self, event: dict[str, Any]) -> None: ...
+
+
+def _show(events: Iterable[dict[str, Any]], view: _View) -> dict[str, Any] | None:
+    result = None
+    with view:
+        for event in events:
+            if event.get("event") == "stage":
+                view.stage(event)
+            elif event.get("event") == "result":
+                result = event
+    return result
+
+
+class _Silent:
+    """For `--json`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *unused: object) -> None:
+        return None
+
+    def stage(self, event: dict[str, Any]) -> None:
+        """Nothing: scripts want the result alone."""
+
+
+class _Lines(_Silent):
+    """A line for each stage that ended, and now and then one for a stage that takes its time."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def stage(self, event: dict[str, Any]) -> None:
+        """Print what is worth a line in a log file."""
+        name, state, detail = event["stage"], event["state"], printable(str(event.get("detail") or ""))
+        suffix = f": {detail}" if detail else ""
+        if state in ("done", "failed"):
+            print(f"{name} {state} ({seconds(event.get('seconds'))}){suffix}", flush=True)
+        elif state == "skipped" and detail:
+            print(f"{name} skipped{suffix}", flush=True)
+        elif state == "progress" and time.monotonic() - self._last > PROGRESS_EVERY:
+            self._last = time.monotonic()
+            print(f"{name} …{suffix}", flush=True)
+
+
+class _Terminal:
+    """A picture of all stages that have begun, redrawn as they move on."""
+
+    _SIGNS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[dim]-[/]"}
+
+    def __init__(self) -> None:
+        self._stages: dict[str, dict[str, Any]] = {}
+        self._begun: dict[str, float] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> None:
+        from rich.live import Live
+
+        from instar.cli._format import console
+
+        self._live = Live(get_renderable=self._render, console=console(), refresh_per_second=8)
+        self._live.start()
+
+    def __exit__(self, *unused: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def stage(self, event: dict[str, Any]) -> None:
+        """Take over the newest state of a stage."""
+        self._begun.setdefault(event["stage"], time.monotonic())
+        self._stages[event["stage"]] = event
+        if self._live is not None:
+            self._live.refresh()
+
+    def _render(self) -> Table:
+        from rich.spinner import Spinner
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 1))
+        for name, event in list(self._stages.items()):
+            state, detail = event["state"], escaped(event.get("detail") or "")
+            if state == "skipped" and not detail:
+                continue
+            running = state not in self._SIGNS
+            took = time.monotonic() - self._begun[name] if running else event.get("seconds")
+            table.add_row(
+                Spinner("dots") if running else self._SIGNS[state],
+                f"[bold]{escaped(name)}[/]",
+                "" if state == "skipped" else seconds(took),
+                f"[dim]{detail}[/]",
+            )
+        return table
+
+
+def _report(result: dict[str, Any], what: str) -> None:
+    generation, before, took = result.get("generation"), result.get("from"), seconds(result.get("seconds"))
+    if result.get("outcome") == "done":
+        print(f"{what} done in {took}: generation {generation} serves (before: {before})")
+        return
+    sys.stdout.flush()
+    error = printable(str(result.get("error") or "no reason was given")).removeprefix("cannot ")
+    if result.get("outcome") == "busy":
+        print(f"instar: cannot {what}: {error}", file=sys.stderr)
+        return
+    tail = result.get("log_tail") or []
+    if tail:
+        print(f"last lines of generation {generation}:", file=sys.stderr)
+        for line in tail:
+            print(f"  {printable(str(line))}", file=sys.stderr)
+    survivor = f"; generation {before} serves on" if result.get("outcome") == "rolled-back" else ""
+    print(f"instar: cannot {what} to generation {generation}: {error}{survivor}", file=sys.stderr)

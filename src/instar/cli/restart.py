@@ -1,0 +1,107 @@
+"""`instar restart`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from instar.cli._options import ConfigFile, Json, Name, StateDir
+from instar.cli._stages import follow_handover
+from instar.cli._target import find_client
+from instar.errors import ConfigError
+
+
+def restart(
+    now: Annotated[
+        bool, typer.Option("--now", help="End a drain that still goes on instead of waiting for it.")
+    ] = False,
+    keep_old: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Keep the old generation warm for this long (10m): `instar rollback` then takes milliseconds.",
+            show_default="restart.keep_old",
+        ),
+    ] = None,
+    canary_share: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Send this share of new connections (5%) first.", rich_help_panel="Canary"),
+    ] = None,
+    canary_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR", help="Send clients of this network first (10.1.0.0/16); repeat.", rich_help_panel="Canary"
+        ),
+    ] = None,
+    canary_for: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long the canary lasts (2m).", rich_help_panel="Canary")
+    ] = None,
+    json: Json = False,
+    config: ConfigFile = None,
+    name: Name = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Replace the running generation by one with the code and configuration that are on disk now.
+
+    Blocks until the old generation has drained, and shows each stage. No request is dropped. If the new
+    code fails to boot, to answer the probe, or within the grace period, the old generation serves on: exit code 3.
+
+    \b
+    Examples:
+      instar restart
+      instar restart --keep-old 10m
+      instar restart --canary-share 5% --canary-for 2m
+      instar restart --json | jq .outcome
+    """
+    body = {
+        "now": now,
+        "keep_old": _seconds(keep_old, "--keep-old"),
+        "canary": _canary(canary_share, canary_network or [], canary_for),
+    }
+    events = find_client(config, name, state_dir).stream("POST", "/v1/restart", body)
+    raise typer.Exit(follow_handover(events, what="restart", as_json=json))
+
+
+def _canary(share: str | None, networks: list[str], duration: str | None) -> dict[str, Any] | None:
+    if share is None and not networks:
+        if duration is not None:
+            raise ConfigError(
+                "cannot use --canary-for alone: say who comes first with --canary-share or --canary-network"
+            )
+        return None
+    from instar.config.types import parse_network
+
+    return {
+        "share": 0.0 if share is None else _parsed(_share, share, "--canary-share"),
+        "networks": [str(_parsed(parse_network, network, "--canary-network")) for network in networks],
+        "duration": _seconds(duration, "--canary-for"),
+    }
+
+
+def _share(text: object) -> float:
+    from instar.config.units import parse_share
+
+    try:
+        share = parse_share(float(str(text)))
+    except ValueError:
+        share = parse_share(text)
+    if not 0 <= share < 1:
+        raise ValueError('must be a share below 1 such as 0.1 or "10%"')
+    return share
+
+
+def _seconds(text: str | None, option: str) -> float | None:
+    if text is None:
+        return None
+    from instar.config.units import parse_duration
+
+    return float(_parsed(parse_duration, text, option))
+
+
+def _parsed(parse: Callable[[object], Any], text: str, option: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigError(f"cannot use {option} {text}: the value {error}") from error

@@ -1,0 +1,134 @@
+"""`instar status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from instar.cli._format import console, escaped, print_json, seconds, size, styled
+from instar.cli._options import ConfigFile, Json, Name, StateDir
+from instar.cli._target import find_client
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+#: Seconds between two pictures of `--watch`.
+REFRESH = 1.0
+
+
+def status(
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="Refresh every second until Ctrl-C.")] = False,
+    json: Json = False,
+    config: ConfigFile = None,
+    name: Name = None,
+    state_dir: StateDir = None,
+) -> None:
+    """Show what runs: generations, workers, addresses, services.
+
+    \b
+    Examples:
+      instar status
+      instar status --watch
+      instar status --json | jq '.generations[] | {number, state}'
+    """
+    client = find_client(config, name, state_dir)
+    if json:
+        print_json(client.get("/v1/status"))
+    elif watch and sys.stdout.isatty():
+        _watch(client)
+    else:
+        console().print(render(client.get("/v1/status")))
+
+
+def _watch(client: Any) -> None:
+    from rich.live import Live
+
+    with Live(render(client.get("/v1/status")), console=console(), auto_refresh=False, screen=True) as live:
+        try:
+            while True:
+                time.sleep(REFRESH)
+                live.update(render(client.get("/v1/status")), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def render(answer: dict[str, Any]) -> Group:
+    """The answer of GET /v1/status as something that rich can print."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = [Text.from_markup(line) for line in _summary(answer)]
+    parts += ["", _generations(answer["generations"])]
+    if any(generation.get("workers") for generation in answer["generations"]):
+        parts += ["", _workers(answer["generations"])]
+    if answer.get("services"):
+        parts += ["", _services(answer["services"])]
+    notes = [f"note: {escaped(note)}" for note in answer.get("notes", [])]
+    parts += ["", *(Text.from_markup(note) for note in notes)] if notes else []
+    return Group(*parts)
+
+
+def _summary(answer: dict[str, Any]) -> list[str]:
+    web = answer.get("web") or {}
+    head = f"[bold]{escaped(answer['app'])}[/] {styled(answer['state'])}, pid {answer['pid']}"
+    lines = [f"{head}, up {seconds(answer.get('uptime'))}, instar {escaped(answer.get('version', '?'))}"]
+    for bind in web.get("binds", []):
+        lines.append(f"  {escaped(bind['address'])} ({escaped(bind['mode'])})")
+    if handover := answer.get("handover"):
+        stage = handover.get("stage") or "in progress"
+        lines.append(f"  handover to generation {handover.get('generation', '?')}: {escaped(stage)}")
+    return lines
+
+
+def _generations(generations: list[dict[str, Any]]) -> Table:
+    table = _table("generation", "state", "slot", "zygote", "age", "release")
+    for item in generations:
+        note = item.get("note") or ""
+        if item.get("kept_until"):
+            note = f"kept for {seconds(max(0.0, item['kept_until'] - time.time()))}"
+        state = styled(item["state"]) + (f" ({escaped(note)})" if note else "")
+        age = seconds(max(0.0, time.time() - item["since"])) if item.get("since") else "-"
+        row = (item["number"], item.get("slot"), item.get("pid"), age, item.get("release"))
+        number, slot, pid, age, release = (escaped("-" if value is None else value) for value in row)
+        table.add_row(number, state, slot, pid, age, release)
+    return table
+
+
+def _workers(generations: list[dict[str, Any]]) -> Table:
+    numbers = ("requests", "errors", "in flight", "connections", "memory", "restarts")
+    table = _table("worker", "generation", "pid", "state", *numbers, right=numbers)
+    for generation in generations:
+        for worker in generation.get("workers", []):
+            counts = [worker.get(key.replace(" ", "_")) for key in numbers]
+            shown = [
+                size(value) if key == "memory" else _count(value) for key, value in zip(numbers, counts, strict=True)
+            ]
+            origin = (escaped(worker["name"]), str(generation["number"]), _count(worker.get("pid")))
+            table.add_row(*origin, styled(worker["state"]), *shown)
+    return table
+
+
+def _services(services: list[dict[str, Any]]) -> Table:
+    table = _table("service", "pid", "state", "restarts")
+    for item in services:
+        table.add_row(
+            escaped(item["name"]), _count(item.get("pid")), styled(item.get("state", "?")), _count(item.get("restarts"))
+        )
+    return table
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)
