@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import io
 import os
 import sys
@@ -61,16 +62,28 @@ def build(verb: str | None = None) -> typer.Typer:
         if importlib.util.find_spec(f"instar.cli.{name}") is None:  # TODO: gone when run, init and check are there
             continue
         module = importlib.import_module(f"instar.cli.{name}")
-        app.command(name)(getattr(module, name))
+        function = getattr(module, name)
+        app.command(name, help=help_text(function.__doc__))(function)
     return app
 
 
-def _global_options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def help_text(docstring: str | None) -> str:
+    """A docstring with each paragraph on one line, which rich wraps; those that begin with \\b stay as they are."""
+    paragraphs = inspect.cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(text if text.startswith("\b") else text.replace("\n", " ") for text in paragraphs)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"instar {__version__}")
         raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)]
+
+
+def _global_options(version: _Version = False) -> None:
+    """Options before the verb."""
 
 
 def _verb(arguments: list[str]) -> str | None:

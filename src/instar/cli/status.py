@@ -41,7 +41,8 @@ def status(
     elif watch and sys.stdout.isatty():
         _watch(client)
     else:
-        console().print(render(client.get("/v1/status")))
+        answer = client.get("/v1/status")
+        console().print(render(answer))
 
 
 def _watch(client: Any) -> None:
