@@ -69,3 +69,13 @@ class ServeJob:
     gate: Gate
     #: True when the next response must close its connection (for engines that drop the application's header).
     must_close: Callable[[], bool]
+
+
+class Engine(Protocol):
+    """The functions of an engine's module."""
+
+    def preload(self, options: EngineOptions) -> None:
+        """Import the server before the fork. Raises InstarError when it is missing or unsupported."""
+
+    def serve(self, job: ServeJob) -> int:
+        """Serve until SIGTERM; the exit code. Call it in the main thread of the worker process."""

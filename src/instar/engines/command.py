@@ -1,0 +1,78 @@
+"""Any server that can listen on inherited descriptors; the worker process becomes that command.
+
+The sockets arrive as LISTEN_FDS (sd_listen_fds(3)), from descriptor 3 on; `{fd}` and `{fds}` in the command
+are replaced by the first one and by all of them (comma-separated). The variables `INSTAR_*` of the worker's
+environment and the scoreboard's descriptor go along, so that `instar.middleware` in the application can drain.
+
+The command is ready as far as this process can tell when it starts; whether it answers is for the
+supervisor's probe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+from collections.abc import Iterable
+
+from instar.engines.base import EngineOptions, ServeJob
+from instar.errors import ConfigError
+
+_FIRST = 3
+#: Named by the worker; stays open across the exec.
+_SCOREBOARD_FD = "INSTAR_SCOREBOARD_FD"
+
+
+def preload(options: EngineOptions) -> None:
+    """Check that the command exists. Raises ConfigError."""
+    if not options.command:
+        raise ConfigError('cannot run engine "command": web.command is empty; give the argv of a server')
+    if shutil.which(options.command[0]) is None:
+        raise ConfigError(f"cannot run {options.command[0]!r}: no such program in PATH")
+
+
+def serve(job: ServeJob) -> int:
+    """Become the command. Does not return, unless the exec fails (OSError)."""
+    preload(job.options)
+    job.ready()
+    job.gate.wait()
+    sources = [_above(item.fd, _FIRST + len(job.sockets)) for item in job.sockets]
+    keep = set()
+    scoreboard = os.environ.get(_SCOREBOARD_FD)
+    if scoreboard is not None:
+        fd = _above(int(scoreboard), _FIRST + len(job.sockets))
+        os.environ[_SCOREBOARD_FD] = str(fd)
+        os.set_inheritable(fd, True)
+        keep.add(fd)
+    fds = [os.dup2(source, _FIRST + place) for place, source in enumerate(sources)]
+    _close_on_exec(keep | set(fds))
+    os.environ.update(
+        LISTEN_FDS=str(len(fds)),
+        LISTEN_PID=str(os.getpid()),
+        LISTEN_FDNAMES=":".join("web" for _ in fds),
+    )
+    # The worker's own signals mean nothing to a command, and their default action is death.
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)
+    argv = expand(job.options.command, fds)
+    os.execvp(argv[0], argv)  # noqa: S606
+
+
+def expand(command: Iterable[str], fds: list[int]) -> list[str]:
+    """The argv with `{fd}` and `{fds}` replaced; other braces stay as they are."""
+    return [item.replace("{fds}", ",".join(map(str, fds))).replace("{fd}", str(fds[0])) for item in command]
+
+
+def _above(fd: int, lowest: int) -> int:
+    """A copy out of the way of the numbers that the sockets are going to take."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def _close_on_exec(keep: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd > 2 and fd not in keep:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)
