@@ -1,0 +1,66 @@
+# What one does with a clone. `make help` lists it; needs make and Python 3.11 or newer, nothing else.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A particular interpreter: make PYTHON=python3.12 …  (else the newest of python3.13, 3.12, 3.11, python3)
+PYTHON ?=
+ADDRESS ?= 127.0.0.1:8080
+PYTEST_ARGS ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all test-long bench lint format docs reference clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	@scripts/make-venv $(VENV) "$(PYTHON)"
+
+# One stamp for each set of extras: pip only runs when pyproject.toml has changed.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "installing instar[$*] into $(VENV) …"
+	@$(PIP) -e '.[$*]'
+	@touch $@
+
+run: $(VENV)/.installed-example ## Serve the example application and say what to try next
+	@echo 'The example is about to serve on http://$(ADDRESS) (Ctrl-C stops it). In another terminal try:'
+	@echo '  $(BIN)/instar status  -c examples/notes/instar.toml'
+	@echo '  $(BIN)/instar restart -c examples/notes/instar.toml    # change examples/notes/app.py before, reload the page after'
+	@echo '  $(BIN)/instar logs -f -c examples/notes/instar.toml'
+	@echo
+	@exec $(BIN)/instar run -c examples/notes/instar.toml --bind $(ADDRESS)
+
+test: $(VENV)/.installed-dev ## Run the tests (below 10 minutes)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: test test-long ## Run the tests, then the long promise runs
+
+test-long: $(VENV)/.installed-dev
+	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-dev ## Compare with other servers (they are installed into .venv-bench)
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+lint: $(VENV)/.installed-dev ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## Repair style
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+reference: $(VENV)/.installed-dev ## Write the generated pages of docs/
+	@$(BIN)/python scripts/cli_reference.py > docs/cli.md
+
+docs: $(VENV)/.installed-docs ## Build the documentation into site/
+	@$(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
+
+clean: ## Remove what was built
+	@rm -rf site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean ## Remove the virtual environments as well
+	@rm -rf .venv .venv-*
