@@ -64,8 +64,9 @@ def open_listener(
 ) -> Listener:
     """Listen on `address`. A socket of `inherited` bound to it is used.
 
-    `mode` is for TCP binds; None: the best that works. TCP is steered where the kernel can, UNIX sockets are renamed, inherited ones are shared (an inherited TCP socket
-    with ReusePort=yes is steered). Raises ConfigError, ListenError.
+    `mode` is for TCP binds; None: the best that works. TCP is steered where the kernel can, UNIX sockets are renamed,
+    inherited ones are shared (but an inherited TCP socket with ReusePort=yes is steered).
+    Raises ConfigError, ListenError.
     """
     given = next((sock for sock in inherited if is_bound_to(sock, address)), None)
     if parse_address(address).kind == "unix":

@@ -47,7 +47,7 @@ class AddressLock:
         except BlockingIOError as error:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise ListenError(
-                f"cannot listen on {self.address}: the instar supervisor with pid {holder} holds it; stop that one first"
+                f"cannot listen on {self.address}: the instar supervisor with pid {holder} holds it; stop it first"
             ) from error
         if not os.path.samestat(os.fstat(descriptor), self.path.stat()):
             raise ListenError(f"cannot lock {self.address}: {self.path} was replaced meanwhile; try again")
