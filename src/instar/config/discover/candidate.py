@@ -32,7 +32,7 @@ class Candidate:
 
     framework: str
     target: str
-    interface: Literal["wsgi", "asgi"]
+    interface: Literal["auto", "wsgi", "asgi"]
     file: str
     line: int
     factory: bool = False

@@ -14,21 +14,7 @@ MAX_FILES = 3000
 MAX_BYTES = 1 << 20
 
 _SKIPPED = frozenset(
-    [
-        "node_modules",
-        "site-packages",
-        "__pycache__",
-        "build",
-        "dist",
-        "migrations",
-        "tests",
-        "test",
-        "docs",
-        "env",
-        "venv",
-        "static",
-        "media",
-    ]
+    "node_modules site-packages __pycache__ build dist migrations tests test docs env venv static media".split()  # noqa: SIM905
 )
 
 
