@@ -1,0 +1,137 @@
+"""Notes: a small application to watch a restart with. Change GREETING, run `instar restart`, look at the page."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+import urllib.parse
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from board import Board
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.templating import Jinja2Templates
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from store import Store, prepare
+
+import instar
+from instar.errors import InstarError
+
+GREETING = "Hello from the first release"
+
+HERE = Path(__file__).parent
+DATABASE = Path(os.environ.get("NOTES_DB", HERE / "notes.sqlite3"))
+#: Largest form that is read, in bytes.
+MAX_FORM = 16_384
+templates = Jinja2Templates(HERE / "templates")
+
+# At import, so once in a generation; the workers are forked afterwards.
+prepare(DATABASE)
+
+
+def whoami() -> dict[str, Any]:
+    """Who answers: the generation and the worker's name, when instar runs us."""
+    try:
+        worker = instar.current_worker()
+    except InstarError:
+        return {"generation": 0, "worker": "not under instar", "pid": os.getpid(), "greeting": GREETING}
+    return {"generation": worker.generation, "worker": worker.name, "pid": os.getpid(), "greeting": GREETING}
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Open the database in the worker: a connection must not cross the fork."""
+    app.state.store = Store(DATABASE)
+    app.state.board = Board(app.state.store)
+    watcher = asyncio.create_task(app.state.board.watch())
+    yield
+    watcher.cancel()
+    app.state.store.close()
+
+
+async def index(request: Request) -> Response:
+    """The page; it works without JavaScript too."""
+    context = {"who": whoami(), "notes": request.app.state.store.newest(), "greeting": GREETING}
+    return templates.TemplateResponse(request, "index.html", context)
+
+
+async def add(request: Request) -> Response:
+    """The form."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_FORM:
+            return PlainTextResponse("too long\n", status_code=413)
+    fields = urllib.parse.parse_qs(body.decode(errors="replace"))
+    text = fields.get("text", [""])[0].strip()[:280]
+    if text:
+        request.app.state.store.add(text, int(whoami()["generation"]))
+    return RedirectResponse("/", status_code=303)
+
+
+async def who(request: Request) -> Response:
+    """Asked by the page several times a second: the counter of lost requests."""
+    return JSONResponse(whoami(), headers={"cache-control": "no-store"})
+
+
+async def slow(request: Request) -> Response:
+    """Takes its time; a restart meanwhile does not cut it off."""
+    started = time.monotonic()
+    await asyncio.sleep(min(float(request.query_params.get("seconds", "5")), 30.0))
+    return JSONResponse({**whoami(), "seconds": round(time.monotonic() - started, 2)})
+
+
+async def events(request: Request) -> Response:
+    """A clock as server-sent events. At a restart the stream ends, and the browser connects again by itself."""
+
+    async def ticks() -> AsyncIterator[str]:
+        yield "retry: 300\n\n"
+        while True:
+            yield f"data: {json.dumps({**whoami(), 'time': time.time()})}\n\n"
+            await asyncio.sleep(0.5)
+
+    return StreamingResponse(ticks(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+async def live(websocket: WebSocket) -> None:
+    """The list of notes, sent again whenever it changes in any worker."""
+    await websocket.accept()
+    board: Board = websocket.app.state.board
+    # The page sends nothing: this ends when it goes away, or when instar ends the connection at a restart.
+    gone = asyncio.create_task(websocket.receive())
+    with contextlib.suppress(WebSocketDisconnect):
+        async with board.subscription() as changes:
+            while not gone.done():
+                await websocket.send_json({"who": whoami(), "notes": board.notes()})
+                changed = asyncio.create_task(changes.wait())
+                await asyncio.wait([gone, changed], return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+                changes.clear()
+    gone.cancel()
+
+
+async def health(request: Request) -> Response:
+    """What instar asks before it sends any client to a new generation."""
+    request.app.state.store.check()
+    return PlainTextResponse("ok\n")
+
+
+app = Starlette(
+    lifespan=lifespan,
+    routes=[
+        Route("/", index),
+        Route("/notes", add, methods=["POST"]),
+        Route("/whoami", who),
+        Route("/slow", slow),
+        Route("/events", events),
+        Route("/healthz", health),
+        WebSocketRoute("/live", live),
+    ],
+)
