@@ -36,7 +36,11 @@ class Message:
 
 @dataclasses.dataclass(frozen=True)
 class Hello(Message):
-    """First message of the zygote on each connection; carries its pidfd and the scoreboard."""
+    """First message of the zygote on each connection; carries its pidfd and the scoreboard.
+
+    To a supervisor that connects late, the messages that it missed follow, then `Forked` and `Ready` of each
+    living worker.
+    """
 
     kind = "hello"
     protocol: int
@@ -96,6 +100,8 @@ class Exited(Message):
     status: int
     reason: str
     respawn_in: float = -1.0
+    #: Asked for: the end of a generation, or a worker that was replaced before.
+    expected: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +111,6 @@ class Note(Message):
     kind = "note"
     action: str
     text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Snapshot(Message):
-    """Sent after Hello to a supervisor that connects late: who lives, and what it missed."""
-
-    kind = "snapshot"
-    loaded: dict[str, Any] | None
-    workers: list[dict[str, Any]]
-    missed: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    stopping: bool = False
 
 
 # --- supervisor to zygote -------------------------------------------------------------------------

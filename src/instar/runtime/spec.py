@@ -65,6 +65,8 @@ class GenerationSpec:
     nonce: str
     #: Load in each worker instead of once: None = decide by whether the import started threads.
     lazy: bool | None = None
+    #: Why it was made lazy.
+    lazy_notes: tuple[str, ...] = ()
     static: tuple[StaticMap, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     request_timeout: float = 0.0
@@ -73,6 +75,9 @@ class GenerationSpec:
     max_requests_jitter: int = 0
     max_memory: int = 0
     stop_timeout: float = 10.0
+    #: Limits for a worker that is being recycled.
+    drain_timeout: float = 60.0
+    stream_grace: float = 5.0
     access_log: bool = False
     #: "json" or "text"
     log_format: str = "text"

@@ -18,6 +18,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 class System:
     """Each method is one effect. Errors are those of the system call (OSError)."""
 
+    def __init__(self) -> None:
+        #: Children that somebody here waits for.
+        self._spawned: set[int] = set()
+
     def monotonic(self) -> float:
         """Seconds on CLOCK_MONOTONIC; the same in all processes of the host."""
         return time.monotonic()
@@ -98,7 +102,7 @@ class System:
         groups: Sequence[int] | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a program in its own session, with its output appended to the descriptor `output`."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(argv),
             env=dict(env),
             cwd=cwd,
@@ -111,6 +115,25 @@ class System:
             group=group,
             extra_groups=groups,
         )
+        self._spawned.add(process.pid)
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for a process from `spawn` and forget it; its exit status (negative: the signal)."""
+        status = process.wait()
+        self._spawned.discard(process.pid)
+        return status
+
+    def spawned(self, pid: int) -> bool:
+        """Whether `finish` will be called for this child."""
+        return pid in self._spawned
+
+    def is_zombie(self, pid: int) -> bool:
+        """Whether the process has ended and waits to be reaped (proc_pid_stat(5), field 3)."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return False
 
     def set_priority(self, pid: int, nice: int) -> None:
         """Set the nice value of every thread of a process (setpriority(2) acts on one thread)."""
@@ -127,3 +150,13 @@ class System:
         written = os.write(fd, data)
         if written != len(data):
             raise OSError(f"wrote {written} of {len(data)} bytes")
+
+
+def describe_status(status: int) -> str:
+    """An exit status (negative: a signal) in words."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"

@@ -1,0 +1,116 @@
+"""What `instar status` shows: the supervisor's state as one object. Keys are only ever added."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from instar import __version__
+from instar.runtime.scoreboard import Column
+from instar.supervisor.generation import Generation, WorkerView
+from instar.supervisor.supervisor import Supervisor
+
+
+def status(supervisor: Supervisor) -> dict[str, Any]:
+    """The whole answer."""
+    config, live = supervisor.config, supervisor.live
+    generations = sorted(supervisor.generations.values(), key=lambda item: item.number)
+    return {
+        "app": config.app.name,
+        "version": __version__,
+        "pid": supervisor.pid,
+        "state": _state(supervisor),
+        "uptime": round(time.time() - supervisor.started, 3),
+        "config": str(config.source) if config.source else None,
+        "generations": [_generation(item) for item in generations],
+        "handlers": [],
+        "web": {
+            "binds": [
+                {"bind": bind, "address": listener.address, "mode": str(listener.mode), "limits": listener.limits}
+                for bind, listener in supervisor.frontend.listeners.items()
+            ],
+            "engine": config.web.engine,
+            "tls": bool(config.web.tls_cert),
+            "workers": live.plan.workers if live else 0,
+            "live_generation": live.number if live else None,
+        },
+        "services": supervisor.services.status(),
+        "handover": _handover(supervisor),
+        "notes": _notes(supervisor),
+    }
+
+
+def _state(supervisor: Supervisor) -> str:
+    if supervisor.stopping:
+        return "stopping"
+    if not supervisor.serving.is_set():
+        return "starting"
+    return "handover" if supervisor.handover else "serving"
+
+
+def _generation(generation: Generation) -> dict[str, Any]:
+    return {
+        "number": generation.number,
+        "state": str(generation.state),
+        "slot": generation.slot,
+        "pid": generation.pid if generation.zygote_alive else None,
+        "release": generation.plan.release,
+        "since": round(generation.since, 3),
+        "interface": generation.loaded.interface if generation.loaded else None,
+        "lazy": generation.loaded.lazy if generation.loaded else None,
+        "boot_seconds": round(generation.loaded.seconds, 3) if generation.loaded else None,
+        "workers": [_worker(generation, item) for item in sorted(generation.workers.values(), key=lambda w: w.index)],
+        "kept_until": generation.kept_until,
+    }
+
+
+def _worker(generation: Generation, worker: WorkerView) -> dict[str, Any]:
+    def count(column: Column) -> int:
+        return generation.board.get(worker.row, column)
+
+    return {
+        "index": worker.index + 1,
+        "name": f"{generation.plan.config.app.name}.{generation.slot}.{worker.index + 1}",
+        "pid": worker.pid,
+        "state": "ready" if worker.ready else "starting",
+        "requests": count(Column.REQUESTS),
+        "errors": count(Column.ERRORS),
+        "in_flight": count(Column.IN_FLIGHT),
+        "connections": count(Column.CONNECTIONS),
+        "long_lived": count(Column.LONG_LIVED),
+        "memory": count(Column.MEMORY),
+        "restarts": generation.restarts[worker.index],
+    }
+
+
+def _handover(supervisor: Supervisor) -> dict[str, Any] | None:
+    handover = supervisor.handover
+    if handover is None:
+        return None
+    return {
+        "kind": handover.report.kind,
+        "to": handover.new.number if handover.new else None,
+        "from": handover.old.number if handover.old else None,
+        "stages": handover.report.stages,
+        "seconds": round(time.monotonic() - handover.report.began, 3),
+    }
+
+
+def _notes(supervisor: Supervisor) -> list[str]:
+    """What a person should know of this set-up."""
+    notes = [
+        f"{listener.address}: {listener.limits}"
+        for listener in supervisor.frontend.listeners.values()
+        if listener.limits
+    ]
+    live = supervisor.live
+    if live and live.loaded:
+        notes += live.loaded.notes
+    if live and not live.zygote_alive and live.state == "serving":
+        notes.append(f"the zygote of generation {live.number} died: its release is being booted again")
+    if live and not live.plan.release_is_linked:
+        notes.append(
+            f"{live.plan.release} is not reached through a symbolic link: code that is edited in place "
+            "can't be rolled back"
+        )
+    return notes

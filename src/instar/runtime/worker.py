@@ -1,0 +1,172 @@
+"""Inside a freshly forked worker: shed what belongs to the zygote, serve, leave."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from instar import engines
+from instar.engines.base import Interface, ListenSocket, ServeJob
+from instar.runtime import current, middleware
+from instar.runtime.drain import DrainState
+from instar.runtime.gate import WorkerGate
+from instar.runtime.linger import Linger
+from instar.runtime.loader import Application, load
+from instar.runtime.quiesce import quiesce
+from instar.runtime.scoreboard import Column, Drain, Scoreboard, State
+from instar.runtime.spec import GenerationSpec
+from instar.runtime.survey import Survey
+from instar.runtime.watch import Watch
+
+#: Seconds between two looks at the private memory: with a limit, and without.
+MEMORY_EVERY, MEMORY_RARELY = 1.0, 10.0
+#: How long a leaving worker reads what its clients still send.
+LINGER = 1.0
+
+
+class WorkerProcess:
+    """One worker. Everything here runs in the forked child."""
+
+    def __init__(
+        self,
+        spec: GenerationSpec,
+        board: Scoreboard,
+        index: int,
+        row: int,
+        *,
+        tell: Callable[[bytes], object],
+        gate_fd: int | None,
+    ) -> None:
+        self._spec = spec
+        self._board = board
+        self._index = index
+        self._row = row
+        self._tell = tell
+        self._gate_fd = gate_fd
+        self.name = f"{spec.app_name}.{spec.slot}.{index + 1}"
+        self.sockets = tuple(
+            ListenSocket(item.fds[index % len(item.fds)], "unix" if item.family == "unix" else "tcp", item.address)
+            for item in spec.listeners
+        )
+        self._drain = DrainState(board, row)
+        self._linger = Linger(self.sockets)
+
+    def run(self, app: Application | None) -> int:
+        """Serve until SIGTERM; returns the exit code. A failure before readiness is told to the zygote."""
+        try:
+            self._settle()
+            if app is None and self._spec.target:
+                app = load(self._spec.target, factory=self._spec.factory, interface=self._spec.interface)
+            code = self._serve(app)
+            self._linger.release(LINGER)
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+            if code and self._board.get(self._row, Column.STATE) == State.STARTING:
+                self._report(f"the application left with exit status {code} while starting")
+        except BaseException as error:
+            traceback.print_exc()
+            self._report(f"{type(error).__name__}: {error}", traceback.format_exc())
+            code = 1
+        return code
+
+    def _settle(self) -> None:
+        self._redirect_output()
+        board, row = self._board, self._row
+        board.set(row, Column.PID, os.getpid())
+        board.set(row, Column.STATE, State.STARTING)
+        board.set(row, Column.CAPACITY, self._spec.options.threads if self._spec.interface == "wsgi" else 0)
+        os.environ["INSTAR_WORKER"] = self.name
+        current.set_worker(self.name, self._index + 1, self._spec.generation, self._drain)
+        signal.signal(signal.SIGUSR1, lambda *_: self._linger.hold())
+        signal.signal(signal.SIGUSR2, lambda *_: self._quiesce())
+        current.run_post_fork_hooks()
+
+    def _redirect_output(self) -> None:
+        path = Path(self._spec.output_dir) / f"web.{self._index + 1}.out"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
+
+    def _quiesce(self) -> None:
+        self._board.set(self._row, Column.STATE, State.STOPPING)
+        quiesce(self.sockets)
+
+    def _serve(self, app: Application | None) -> int:
+        interface: Interface = app.interface if app else "wsgi"
+        wrapped: Any = None
+        if app:
+            wrapped = middleware.wrap(app.callable, interface, self._spec, self._board, self._row, self._drain)
+            if interface == "wsgi":
+                self._board.set(self._row, Column.CAPACITY, self._spec.options.threads)
+        # A daemon thread, started after the fork. SIGUSR1 and SIGUSR2 still reach the main thread:
+        # Python runs handlers only there.
+        Watch(
+            self._board,
+            self._row,
+            oldest=self._drain.oldest,
+            drain=self._drain.poll,
+            survey=Survey(self.sockets).count,
+            memory_every=MEMORY_EVERY if self._spec.max_memory else MEMORY_RARELY,
+        ).start()
+        gated = self._gate_fd is not None
+        gate = WorkerGate(self._gate_fd, wrapped, interface, self._spec.probe_path if gated else "", self._ready)
+        return engines.get(self._spec.engine).serve(
+            ServeJob(
+                app=wrapped,
+                interface=interface,
+                sockets=self.sockets,
+                options=self._spec.options,
+                worker_id=self._index + 1,
+                ready=(lambda: None) if gated else self._ready,
+                gate=gate,
+                must_close=lambda: self._drain.level is not Drain.LIVE,
+            )
+        )
+
+    def _ready(self) -> None:
+        self._board.set(self._row, Column.STATE, State.READY)
+        self._say({"event": "ready", "pid": os.getpid()})
+
+    def _report(self, error: str, trace: str = "") -> None:
+        self._say({"event": "failed", "pid": os.getpid(), "error": error[:2000], "traceback": trace[-20000:]})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        # A zygote that was killed must not take its workers along.
+        with contextlib.suppress(OSError):
+            self._tell(json.dumps(message).encode())
+
+
+def leave(code: int) -> None:
+    """End a forked child: the application's exit handlers, then out without the zygote's clean-up."""
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(code)
+
+
+def close_foreign(spec: GenerationSpec, kept: tuple[ListenSocket, ...]) -> None:
+    """Close the listening sockets of other rows and of the other slot: only the zygote holds those."""
+    mine = {item.fd for item in kept}
+    for listener in spec.listeners:
+        for fd in {*listener.fds, *listener.held} - mine:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The way from the workers to their zygote: one message a datagram, any number of writers."""
+    receiver, sender = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.setblocking(False)
+    return receiver, sender

@@ -1,0 +1,84 @@
+"""Sends the clients of a generation away and tells when the last one has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from instar.runtime.scoreboard import Column, Drain
+from instar.supervisor.frontend import Frontend
+from instar.supervisor.generation import Generation
+from instar.supervisor.outside import count_from_outside
+
+#: Seconds between two looks at the scoreboard.
+_LOOK_EVERY = 0.05
+#: Surveys that must have ended since the start: the first may have begun before it.
+_FRESH = 2
+
+
+class Draining:
+    """One generation on its way out. `end_now` cuts it short; `abandon` gives it up (the generation serves again)."""
+
+    def __init__(self, generation: Generation, frontend: Frontend) -> None:
+        self.generation = generation
+        self._frontend = frontend
+        self._surveys: dict[int, int] = {}
+        self._cut = asyncio.Event()
+        self.abandoned = False
+
+    def begin(self) -> None:
+        """Each response from now on closes its connection."""
+        board = self.generation.board
+        self._surveys = {row: board.get(row, Column.SURVEYS) for row in range(board.rows)}
+        self.generation.drain(Drain.CLOSE)
+
+    def end_now(self) -> None:
+        """Don't wait for clients any longer."""
+        self._cut.set()
+
+    def abandon(self) -> None:
+        """Stop draining: clients may come again."""
+        self.abandoned = True
+        self.generation.drain(Drain.LIVE)
+        self._cut.set()
+
+    async def finish(self, limit: float, stream_grace: float, progress: Callable[[str], None]) -> str:
+        """Wait for the last client; returns why it ended: `quiet`, `limit`, `now` or `abandoned`. Seconds."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            if self.abandoned:
+                return "abandoned"
+            if self._cut.is_set():
+                return "now"
+            if self.quiet():
+                return "quiet"
+            elapsed = loop.time() - began
+            if elapsed >= limit:
+                return "limit"
+            if elapsed >= stream_grace and self.generation.board.drain is Drain.CLOSE:
+                self.generation.drain(Drain.END_STREAMS)
+            progress(self._describe())
+            await asyncio.sleep(_LOOK_EVERY)
+
+    def quiet(self) -> bool:
+        """Whether no client is left: none connected, none being served, none waiting to be accepted."""
+        if self.generation.plan.config.web.engine == "command":
+            return self._quiet_from_outside()
+        rows = self.generation.board_rows()
+        # With no worker left nobody will accept what waits in the sockets: waiting for it has no end.
+        return not rows or (all(map(self._row_quiet, rows)) and self._frontend.backlog_empty(self.generation.slot))
+
+    def _row_quiet(self, row: int) -> bool:
+        board = self.generation.board
+        fresh = board.get(row, Column.SURVEYS) >= self._surveys.get(row, 0) + _FRESH
+        return fresh and not board.get(row, Column.CONNECTIONS) and not board.get(row, Column.IN_FLIGHT)
+
+    def _quiet_from_outside(self) -> bool:
+        sockets = [s for item in self._frontend.listeners.values() for s in item.sockets(self.generation.slot)]
+        left = count_from_outside(list(self.generation.workers), sockets)
+        return not left and self._frontend.backlog_empty(self.generation.slot)
+
+    def _describe(self) -> str:
+        connections, requests = self.generation.sum(Column.CONNECTIONS), self.generation.sum(Column.IN_FLIGHT)
+        return f"{connections} connections, {requests} requests"

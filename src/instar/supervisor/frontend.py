@@ -1,0 +1,146 @@
+"""All listeners together: opened, added and removed by configuration, steered as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import select
+from collections.abc import Iterable
+from pathlib import Path
+
+from instar.config import Config
+from instar.listeners import AddressLock, open_listener
+from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
+from instar.runtime.spec import ListenerSpec
+from instar.supervisor.plan import socket_capacity
+
+#: The mode asked of a TCP listener by `[web] steering`; None: what the kernel can.
+_MODES = {"auto": None, "steered": Mode.STEERED, "shared": Mode.SHARED}
+
+
+@dataclasses.dataclass
+class Frontend:
+    """Owner of the listeners. What the kernel was last told is kept, so that equal steering costs nothing."""
+
+    #: Folder of the address locks, the same for all supervisors of a user.
+    lock_folder: Path
+    #: By bind, as in the configuration.
+    listeners: dict[str, Listener] = dataclasses.field(default_factory=dict)
+    live: Slot = "a"
+    #: Worker numbers of the generation in each slot that take new connections.
+    workers: dict[Slot, tuple[int, ...]] = dataclasses.field(default_factory=lambda: {"a": (), "b": ()})
+    canary: Canary | None = None
+    #: Workers that the generation in each slot was started with.
+    planned: dict[Slot, int] = dataclasses.field(default_factory=lambda: {"a": 0, "b": 0})
+    #: Addresses that only the coming generation serves: their clients wait for it from the start.
+    early: dict[str, Slot] = dataclasses.field(default_factory=dict)
+    _locks: dict[str, AddressLock] = dataclasses.field(default_factory=dict)
+    _applied: dict[str, Steering] = dataclasses.field(default_factory=dict)
+
+    def open(self, config: Config) -> tuple[list[str], list[str]]:
+        """Open the addresses that are not open yet; returns these, and those that the configuration dropped.
+
+        On an error nothing new stays open. Raises InstarError.
+        """
+        opened: list[str] = []
+        try:
+            for bind in config.web.bind:
+                if bind not in self.listeners:
+                    opened.append(bind)
+                    self._open(bind, config)
+        except BaseException:
+            self.close(opened)
+            raise
+        return opened, [bind for bind in self.listeners if bind not in config.web.bind]
+
+    def _open(self, bind: str, config: Config) -> None:
+        if not bind.endswith(":0"):
+            self._locks[bind] = AddressLock(self.lock_folder, bind)
+        self.listeners[bind] = open_listener(
+            bind,
+            rows=socket_capacity(config),
+            backlog=config.web.backlog,
+            mode=None if bind.startswith("unix:") else _MODES[config.web.steering],
+        )
+
+    def close(self, binds: Iterable[str]) -> None:
+        """Close addresses."""
+        for bind in list(binds):
+            self._applied.pop(bind, None)
+            self.early.pop(bind, None)
+            if bind in self.listeners:
+                self.listeners.pop(bind).close()
+            if bind in self._locks:
+                self._locks.pop(bind).release()
+
+    @property
+    def gated(self) -> bool:
+        """Whether some address is shared, so that workers have to wait for the cut-over before they accept."""
+        return any(listener.mode is Mode.SHARED for listener in self.listeners.values())
+
+    @property
+    def all_steered(self) -> bool:
+        """Whether the kernel picks the socket at every address."""
+        return all(listener.mode is Mode.STEERED for listener in self.listeners.values())
+
+    def prepare(self, slot: Slot, generation: int, binds: Iterable[str], workers: int) -> tuple[ListenerSpec, ...]:
+        """Make a slot ready for a generation; returns what its zygote is told of the sockets of `binds`."""
+        self.planned[slot] = workers
+        specs = []
+        for bind in binds:
+            listener = self.listeners[bind]
+            listener.prepare(slot, generation)
+            own = tuple(sock.fileno() for sock in listener.sockets(slot))
+            held = tuple(sock.fileno() for sock in listener.all_sockets() if sock.fileno() not in own)
+            family = "unix" if bind.startswith("unix:") else "tcp"
+            specs.append(ListenerSpec(bind, family, own, held))
+            if bind not in self._applied:
+                self.early[bind] = slot
+        return tuple(specs)
+
+    def release(self, slot: Slot) -> None:
+        """The generation of this slot is gone."""
+        self.workers[slot] = ()
+        for listener in self.listeners.values():
+            listener.release(slot)
+
+    def switch(self, slot: Slot, workers: Iterable[int]) -> None:
+        """Send new connections to these workers of a slot. On an error all stays as it was; raises OSError."""
+        before = self.live, self.workers[slot]
+        self.live, self.workers[slot] = slot, tuple(workers)
+        try:
+            self.apply()
+        except OSError:
+            self.live, self.workers[slot] = before
+            self.apply()
+            raise
+        self.early.clear()
+
+    def apply(self) -> None:
+        """Tell the kernel where new connections go, unless it knows. Raises OSError or ConfigError."""
+        for bind, listener in self.listeners.items():
+            steering = self._steering(bind, listener)
+            if self._applied.get(bind) != steering:
+                listener.apply(steering)
+                self._applied[bind] = steering
+
+    def _steering(self, bind: str, listener: Listener) -> Steering:
+        rows: dict[Slot, tuple[int, ...]] = {"a": self._rows(listener, "a"), "b": self._rows(listener, "b")}
+        canary = self.canary if listener.mode is Mode.STEERED and bind not in self.early else None
+        return Steering(self.early.get(bind, self.live), rows, canary)
+
+    def _rows(self, listener: Listener, slot: Slot) -> tuple[int, ...]:
+        count = len(listener.sockets(slot))
+        # With no worker at all, new connections wait in the backlogs for one to come.
+        indexes = self.workers[slot] or range(max(1, self.planned[slot]))
+        return tuple(sorted({index % count for index in indexes} if count else ()))
+
+    def backlog_empty(self, slot: Slot) -> bool:
+        """Whether no connection waits to be accepted in this slot's sockets."""
+        poll = select.poll()
+        for listener in self.listeners.values():
+            # On a shared socket the other generation accepts what waits.
+            if listener.mode is not Mode.SHARED:
+                for sock in listener.sockets(slot):
+                    poll.register(sock, select.POLLIN)
+        return not poll.poll(0)
+

@@ -1,0 +1,303 @@
+"""The handover: hook → boot → probe → canary → cut-over → grace; and the way back from each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import ipaddress
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+from instar.config.hook import Hook
+from instar.errors import InstarError
+from instar.listeners.base import Canary
+from instar.runtime.scoreboard import Column, Drain
+from instar.supervisor.draining import Draining
+from instar.supervisor.frontend import Frontend
+from instar.supervisor.generation import Generation
+from instar.supervisor.hooks import HookError
+from instar.supervisor.journal import Journal
+from instar.supervisor.launch import lower_priority, restore_priority
+from instar.supervisor.plan import Plan
+from instar.supervisor.probe import ProbeError
+from instar.supervisor.prober import probe_generation
+from instar.supervisor.report import Report
+from instar.supervisor.transitions import Event
+from instar.system import System
+
+_T = TypeVar("_T")
+_CANARY_LOOK_EVERY = 0.1
+
+
+class HandoverError(Exception):
+    """The new generation can't take over; the message is the reason that people see."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What one restart was asked for beyond the configuration."""
+
+    #: End a drain that is still going on.
+    now: bool = False
+    #: Seconds; None: as configured.
+    keep_old: float | None = None
+    canary: Canary | None = None
+    canary_seconds: float | None = None
+
+
+class Host(Protocol):
+    """What a handover needs of the supervisor, which owns all of it."""
+
+    frontend: Frontend
+    journal: Journal
+    system: System
+    live: Generation | None
+
+    def launch(self, plan: Plan) -> Generation:
+        """Start a generation in the free slot."""
+
+    async def free_slot(self, now: bool, progress: Callable[[str], None]) -> None:
+        """Return when one of the two slots is free."""
+
+    async def hooks(self, hooks: Sequence[Hook], plan: Plan, event: str, generation: int | None) -> None:
+        """Run hooks. Raises HookError."""
+
+    async def discard(self, generation: Generation, event: Event) -> None:
+        """End a generation that is not going to serve (any more)."""
+
+    def became_live(self, generation: Generation) -> None:
+        """New connections go to this generation."""
+
+    def log_tail(self, generation: Generation) -> list[str]:
+        """Its last lines of output."""
+
+
+class Handover:
+    """One attempt to go from the live generation, if there is one, to a new one."""
+
+    def __init__(self, host: Host, plan: Plan, options: Options, report: Report) -> None:
+        self.host = host
+        self.plan = plan
+        self.options = options
+        self.report = report
+        self.old = host.live
+        self.new: Generation | None = None
+        self.error: str | None = None
+        self.tail: list[str] = []
+        self.draining: Draining | None = None
+        self._abort: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def abort(self, reason: str) -> None:
+        """Give up: before the cut-over the new generation is ended, after it (in the grace period) rolled back."""
+        if not self._abort.done():
+            self._abort.set_result(reason)
+
+    async def run(self) -> str:
+        """Do it; returns the outcome: `done` (the drain is still to come) or `rolled-back`."""
+        try:
+            await self._bring_up()
+            await self._try_canary()
+            self._cut_over()
+        except (HandoverError, HookError, ProbeError, InstarError, OSError) as error:
+            await self._give_up(str(error))
+            return "rolled-back" if self.old else "failed"
+        try:
+            await self._settle()
+        except (HandoverError, HookError) as error:
+            return await self._roll_back(str(error))
+        return "done"
+
+    # --- up to the cut-over -----------------------------------------------------------------------
+
+    async def _bring_up(self) -> None:
+        report, restart = self.report, self.plan.config.restart
+        if self.old:
+            with report.stage("wait") as stage:
+                await self._unless_aborted(self.host.free_slot(self.options.now, stage.progress))
+        if restart.before:
+            with report.stage("before"):
+                number = self.old.number if self.old else None
+                await self._unless_aborted(self.host.hooks(restart.before, self.plan, "before", number))
+        try:
+            async with asyncio.timeout(restart.boot_timeout):
+                with report.stage("boot") as stage:
+                    await self._boot(stage.progress)
+                with report.stage("probe") as stage:
+                    await self._probe(stage.progress)
+        except TimeoutError:
+            where = report.stages[-1]["stage"]
+            raise HandoverError(f"the new generation was not ready within {restart.boot_timeout:g} s ({where})") from None
+
+    async def _boot(self, progress: Callable[[str], None]) -> None:
+        self.new = new = self.host.launch(self.plan)
+        nice = self.plan.config.restart.boot_nice if self.old else 0
+        lowered = lower_priority(new, nice, self.host.system)
+        progress(f"generation {new.number} loads {self.plan.config.app.target or 'its command'}")
+        await self._unless_aborted(new.changes.until(lambda: new.failure is not None or new.all_ready()))
+        if new.failure:
+            raise HandoverError(new.failure.error)
+        new.move(Event.WORKERS_READY)
+        if lowered:
+            restore_priority(new, self.host.system)
+
+    async def _probe(self, progress: Callable[[str], None]) -> None:
+        assert self.new is not None  # noqa: S101 - set by _boot
+        new = self.new
+        probe = asyncio.ensure_future(probe_generation(self.host.frontend, new, progress))
+        broken = asyncio.ensure_future(new.changes.until(lambda: new.failure is not None))
+        try:
+            await self._unless_aborted(asyncio.wait({probe, broken}, return_when=asyncio.FIRST_COMPLETED))
+            if new.failure:
+                raise HandoverError(new.failure.error)
+            probe.result()
+        finally:
+            for task in (probe, broken):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ProbeError):
+                    await task
+
+    async def _try_canary(self) -> None:
+        canary, seconds = self._canary()
+        if self.old is None or canary is None:
+            return
+        assert self.new is not None  # noqa: S101 - booted
+        with self.report.stage("canary") as stage:
+            self.host.journal.write("canary", generation=self.new.number)
+            # Clients come: from now on a dead worker must be replaced, whatever is decided.
+            self.new.commit()
+            frontend = self.host.frontend
+            frontend.canary = canary
+            frontend.workers[self.new.slot] = tuple(self.new.ready_indexes())
+            try:
+                frontend.apply()
+                await self._unless_aborted(self._watch_canary(self.new, seconds, stage.progress))
+            finally:
+                frontend.canary = None
+                frontend.apply()
+            stage.detail = f"{self.new.sum(Column.REQUESTS)} requests, {self.new.sum(Column.ERRORS)} errors"
+
+    def _canary(self) -> tuple[Canary | None, float]:
+        config = self.plan.config.restart.canary
+        seconds = config.duration if self.options.canary_seconds is None else self.options.canary_seconds
+        if self.options.canary:
+            return self.options.canary, seconds
+        if not config.active:
+            return None, seconds
+        networks = tuple(ipaddress.ip_network(str(network)) for network in config.networks)
+        return Canary(config.share, networks), seconds
+
+    async def _watch_canary(self, new: Generation, seconds: float, progress: Callable[[str], None]) -> None:
+        limits = self.plan.config.restart.canary
+        # Probes were counted neither as requests nor as errors.
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            if new.crashes:
+                raise HandoverError(f"the canary crashed: {new.crashes[0]}")
+            requests, errors = new.sum(Column.REQUESTS), new.sum(Column.ERRORS)
+            if requests >= max(1, limits.min_requests) and errors > requests * limits.max_error_rate:
+                rate = f"{errors} of {requests} requests"
+                raise HandoverError(f"the canary answered {rate} with a server error (limit {limits.max_error_rate:.0%})")
+            progress(f"{requests} requests, {errors} errors, {max(0, math.ceil(end - loop.time()))} s left")
+            await asyncio.sleep(_CANARY_LOOK_EVERY)
+
+    def _cut_over(self) -> None:
+        """The switch. No await in here: it happens as one step."""
+        assert self.new is not None  # noqa: S101 - booted
+        new, frontend = self.new, self.host.frontend
+        if self._abort.done():
+            raise HandoverError(self._abort.result())
+        if new.failure or not new.zygote_alive:
+            raise HandoverError(new.failure.error if new.failure else "the new zygote died before the cut-over")
+        with self.report.stage("cut-over") as stage:
+            old_number = self.old.number if self.old else None
+            self.host.journal.write("switch", generation=new.number, previous=old_number)
+            frontend.switch(new.slot, new.ready_indexes())
+            new.commit()
+            new.move(Event.CUT_OVER)
+            if self.old:
+                self.draining = Draining(self.old, frontend)
+                self.draining.begin()
+                self.old.pause_accepting(frontend.gated)
+                self.old.move(Event.SUPERSEDED)
+            self.host.became_live(new)
+            stage.detail = f"generation {new.number} serves"
+
+    # --- after the cut-over -----------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """The hook `after`, and the grace period in which a crash rolls back."""
+        assert self.new is not None  # noqa: S101 - serving
+        new, restart = self.new, self.plan.config.restart
+        if restart.after:
+            with self.report.stage("after"):
+                await self._unless_aborted(self.host.hooks(restart.after, self.plan, "after", new.number))
+        if self.old is None:
+            return
+        with self.report.stage("grace"):
+            broke = asyncio.ensure_future(new.changes.until(lambda: bool(new.crashes)))
+            try:
+                await self._unless_aborted(asyncio.wait({broke}, timeout=restart.grace))
+            finally:
+                broke.cancel()
+            if new.crashes:
+                raise HandoverError(f"crashed within the grace period: {new.crashes[0]}")
+
+    async def _give_up(self, error: str) -> None:
+        """Nothing has been switched: the old generation never noticed."""
+        self.error = error
+        if self.new:
+            self.tail = self.host.log_tail(self.new)
+            self.host.journal.write("give-up", generation=self.new.number, error=error)
+            await self.host.discard(self.new, Event.BOOT_FAILED)
+            self.tail = self.host.log_tail(self.new) or self.tail
+        await self._after_rollback()
+
+    async def _roll_back(self, error: str) -> str:
+        assert self.new is not None  # noqa: S101 - serving
+        self.error = error
+        self.tail = self.host.log_tail(self.new)
+        if self.old is None or self.draining is None or self.old.gone():
+            # There is nothing to go back to: the new generation goes on as it can.
+            self.report.skip("rollback", "no generation to go back to")
+            return "failed"
+        with self.report.stage("rollback"):
+            self.host.journal.write("rollback", generation=self.old.number, previous=self.new.number, error=error)
+            switch_back(self.host, self.old, self.draining)
+        await self.host.discard(self.new, Event.BROKE)
+        await self._after_rollback()
+        return "rolled-back"
+
+    async def _after_rollback(self) -> None:
+        hooks = self.plan.config.restart.on_rollback
+        if hooks and self.old:
+            with contextlib.suppress(HookError), self.report.stage("on-rollback"):
+                await self.host.hooks(hooks, self.old.plan, "on_rollback", self.old.number)
+
+    async def _unless_aborted(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await something; raises HandoverError, and cancels it, when the handover is aborted meanwhile."""
+        task = asyncio.create_task(work)
+        waits: set[asyncio.Future[Any]] = {task, self._abort}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise HandoverError(self._abort.result())
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+
+
+def switch_back(host: Host, generation: Generation, draining: Draining | None) -> None:
+    """Send new connections to a generation that is still warm. One step, without await."""
+    if draining:
+        draining.abandon()
+    generation.drain(Drain.LIVE)
+    generation.resume_accepting(host.frontend.gated)
+    generation.move(Event.ROLLED_BACK_TO)
+    host.frontend.switch(generation.slot, generation.ready_indexes())
+    host.became_live(generation)

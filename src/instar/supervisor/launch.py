@@ -1,0 +1,106 @@
+"""Starts the zygote of a new generation."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from instar.errors import InstarError
+from instar.listeners.base import Slot
+from instar.runtime import channel
+from instar.supervisor.frontend import Frontend
+from instar.supervisor.generation import Generation
+from instar.supervisor.plan import Plan
+from instar.supervisor.statedir import StateDir, listen_unix
+from instar.system import System, unix_address
+
+_BOOTSTRAP = Path(channel.__file__).with_name("bootstrap.py")
+
+
+def control_path(state: StateDir, number: int) -> Path:
+    """Where the zygote of a generation listens, so that any supervisor finds it."""
+    return state.app / f"g{number}.sock"
+
+
+def launch(
+    plan: Plan,
+    number: int,
+    slot: Slot,
+    *,
+    frontend: Frontend,
+    state: StateDir,
+    system: System,
+    note: Callable[[Generation, str, str], None],
+) -> Generation:
+    """Start the zygote; the generation is booting when this returns. Raises InstarError, OSError."""
+    generation = Generation(number, slot, plan, system, note)
+    who = plan.credentials
+    output = state.generation_output(number, who.uid, who.gid)
+    path = control_path(state, number)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen_unix(path, socket.SOCK_SEQPACKET, 4))
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.callback(connection.close)
+        # Before the zygote starts: its first act is to accept, and then it reports how the import goes.
+        with unix_address(path) as address:
+            connection.connect(address)
+        spec = plan.spec(
+            generation=number,
+            slot=slot,
+            listeners=frontend.prepare(slot, number, plan.config.web.bind, plan.workers),
+            control_fd=listener.fileno(),
+            scoreboard_fd=generation.board.fd,
+            output_dir=output,
+            nonce=generation.nonce,
+            gated=frontend.gated,
+        )
+        spec_fd = os.memfd_create("instar-spec", os.MFD_CLOEXEC)
+        stack.callback(os.close, spec_fd)
+        os.write(spec_fd, spec.to_json().encode())
+        output_fd = system.open_append(output / "zygote.out")
+        stack.callback(os.close, output_fd)
+        if who.uid is not None:
+            os.fchown(output_fd, who.uid, -1)
+        sockets = [fd for item in spec.listeners for fd in (*item.fds, *item.held)]
+        try:
+            process = system.spawn(
+                [str(plan.python), "-P", str(_BOOTSTRAP), str(spec_fd)],
+                env={**plan.environment(), "INSTAR_GENERATION": str(number), "INSTAR_APP": plan.config.app.name},
+                cwd=plan.release,
+                output=output_fd,
+                pass_fds=[listener.fileno(), generation.board.fd, spec_fd, *sockets],
+                user=who.uid,
+                group=who.gid,
+                groups=who.groups,
+            )
+        except OSError as error:
+            raise InstarError(f"cannot start {plan.python}: {error.strerror}; check app.python and app.user") from error
+        generation.attach(process, connection.dup())
+    return generation
+
+
+def lower_priority(generation: Generation, nice: int, system: System) -> bool:
+    """Let a booting generation stand back behind the one that serves; False when it couldn't be undone later.
+
+    Raising a priority again needs CAP_SYS_NICE or RLIMIT_NICE (setpriority(2)): without, it is left alone.
+    """
+    import resource
+
+    allowed = os.geteuid() == 0 or 20 - resource.getrlimit(resource.RLIMIT_NICE)[0] <= 0
+    if nice <= 0 or not allowed:
+        return False
+    with contextlib.suppress(OSError):
+        system.set_priority(generation.pid, nice)
+        return True
+    return False
+
+
+def restore_priority(generation: Generation, system: System) -> None:
+    """Give a booted generation its normal priority."""
+    pids: Iterable[int] = (generation.pid, *generation.workers)
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            system.set_priority(pid, 0)

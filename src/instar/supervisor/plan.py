@@ -1,0 +1,178 @@
+"""What to boot: a configuration with everything resolved. A generation keeps its plan for rollback and recovery."""
+
+from __future__ import annotations
+
+import dataclasses
+import grp
+import importlib.util
+import os
+import pwd
+from pathlib import Path
+
+from instar.config import Config, environment, resolve_python
+from instar.engines.base import EngineOptions
+from instar.errors import ConfigError
+from instar.runtime.spec import GenerationSpec, ListenerSpec, StaticMap
+
+#: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
+_FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
+_WSGI_THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Credentials:
+    """Who the application's processes run as; None: like the supervisor."""
+
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> Credentials:
+        """The configured user and group. Raises ConfigError for unknown ones, or without the right to switch."""
+        user, group = config.app.user, config.app.group
+        if not user and not group:
+            return cls()
+        entry = _user(user) if user else None
+        gid = _group(group) if group else entry.pw_gid if entry else os.getgid()
+        uid = entry.pw_uid if entry else os.getuid()
+        if (uid, gid) == (os.getuid(), os.getgid()):
+            return cls()
+        if os.getuid() != 0:
+            raise ConfigError(
+                f"cannot run the application as {user or group}: only root can change the user; "
+                "start instar as root, or leave user and group empty"
+            )
+        groups = tuple(os.getgrouplist(entry.pw_name, gid)) if entry else (gid,)
+        return cls(uid, gid, groups)
+
+
+def _user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(f"cannot run the application as {name}: there is no such user") from None
+
+
+def _group(name: str) -> int:
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"cannot run the application in group {name}: there is no such group") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One bootable release: the pinned configuration, the interpreter, the number of workers."""
+
+    config: Config
+    python: Path
+    workers: int
+    credentials: Credentials
+    #: Whether `chdir` was reached through a symbolic link, so that a rollback finds the old code untouched.
+    release_is_linked: bool = False
+
+    @classmethod
+    def of(cls, config: Config) -> Plan:
+        """Resolve a configuration. Raises ConfigError."""
+        pinned = config.pinned()
+        if not pinned.app.chdir.is_dir():
+            raise ConfigError(f"cannot boot from {pinned.app.chdir}: there is no such folder")
+        linked = pinned.app.chdir != config.app.chdir
+        return cls(pinned, resolve_python(pinned), worker_count(pinned), Credentials.of(pinned), linked)
+
+    @property
+    def release(self) -> str:
+        """The pinned folder."""
+        return str(self.config.app.chdir)
+
+    def environment(self) -> dict[str, str]:
+        """Environment of the application's processes. Raises ConfigError when env_file can't be read."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("LISTEN_", "NOTIFY_"))}
+        return {**env, "PYTHONUNBUFFERED": "1", **environment(self.config)}
+
+    def engine_options(self) -> EngineOptions:
+        """Settings for the engine."""
+        web = self.config.web
+        threads = web.threads or (1 if self.config.app.interface == "asgi" else _WSGI_THREADS)
+        return EngineOptions(
+            threads=threads,
+            keep_alive=web.keep_alive,
+            backlog=web.backlog,
+            tls_cert=str(web.tls_cert) if web.tls_cert else None,
+            tls_key=str(web.tls_key) if web.tls_key else None,
+            tls_key_password=os.environ.get(web.tls_key_password_env) if web.tls_key_password_env else None,
+            http=web.http,
+            root_path=web.root_path,
+            worker_class=web.worker_class or None,
+            command=tuple(web.command),
+        )
+
+    def spec(
+        self,
+        *,
+        generation: int,
+        slot: str,
+        listeners: tuple[ListenerSpec, ...],
+        control_fd: int,
+        scoreboard_fd: int,
+        output_dir: Path,
+        nonce: str,
+        gated: bool,
+    ) -> GenerationSpec:
+        """The document for the zygote."""
+        config = self.config
+        app, web = config.app, config.web
+        return GenerationSpec(
+            generation=generation,
+            app_name=app.name,
+            target=app.target if web.engine != "command" else "",
+            factory=app.factory,
+            interface=app.interface,
+            chdir=str(app.chdir),
+            pythonpath=tuple(map(str, app.pythonpath)),
+            slot=slot,
+            workers=self.workers,
+            engine=web.engine,
+            options=self.engine_options(),
+            listeners=listeners,
+            control_fd=control_fd,
+            scoreboard_fd=scoreboard_fd,
+            output_dir=str(output_dir),
+            nonce=nonce,
+            lazy=None if app.lazy == "auto" else bool(app.lazy),
+            static=tuple(StaticMap(prefix, str(root)) for prefix, root in web.static.items()),
+            trusted_proxies=tuple(map(str, web.trusted_proxies)),
+            request_timeout=web.request_timeout,
+            heartbeat_timeout=web.heartbeat_timeout,
+            max_requests=web.max_requests,
+            max_requests_jitter=web.max_requests_jitter,
+            max_memory=web.max_memory,
+            drain_timeout=config.restart.drain_timeout,
+            stream_grace=config.restart.stream_grace,
+            access_log=web.access_log,
+            log_format=config.log.format,
+            gated=gated,
+            probe_path=config.health.path if gated else "",
+            fallbacks=_fallbacks(),
+            supervisor_uid=os.getuid(),
+        )
+
+
+def worker_count(config: Config) -> int:
+    """Configured workers, or one for each CPU that we may use."""
+    return config.web.workers or len(os.sched_getaffinity(0))
+
+
+def socket_capacity(config: Config) -> int:
+    """Sockets for each slot of an address; fixed when the address is opened."""
+    return config.web.max_workers or max(worker_count(config), len(os.sched_getaffinity(0)))
+
+
+def _fallbacks() -> dict[str, str]:
+    found = {}
+    for name in _FALLBACKS:
+        spec = importlib.util.find_spec(name)
+        if spec and spec.submodule_search_locations:
+            found[name] = next(iter(spec.submodule_search_locations))
+    return found

@@ -1,0 +1,96 @@
+"""The state directory: `control/` belongs to the supervisor, `app/` to the application's user."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from instar.errors import InstarError
+from instar.system import unix_address
+
+
+class StateDir:
+    """Paths, and the lock that lets one supervisor run. The lock lives as long as the object."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.control = root / "control"
+        self.app = root / "app"
+        self.journal = self.control / "journal.jsonl"
+        self.socket = self.control / "control.sock"
+        self.log = self.control / "log"
+        self.output = self.app / "output"
+        self._lock = -1
+
+    def create(self, uid: int | None, gid: int | None) -> None:
+        """Make the folders. `uid` and `gid`: the application's user, if it is not ours."""
+        try:
+            # Others may pass through (0711), so that the application's user reaches `app/`; nobody may list it.
+            self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            for folder in (self.control, self.log):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            for folder in (self.app, self.output):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if uid is not None or gid is not None:
+                    os.chown(folder, -1 if uid is None else uid, -1 if gid is None else gid)
+        except OSError as error:
+            raise InstarError(
+                f"cannot create the state directory {self.root}: {error.strerror}; choose another with INSTAR_STATE_DIR"
+            ) from error
+
+    def lock(self) -> None:
+        """Become the only supervisor here. Raises InstarError when there is one."""
+        fd = os.open(self.control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise InstarError(
+                f"cannot start: a supervisor (pid {holder or 'unknown'}) already runs in {self.root}; "
+                "use `instar restart` to load new code or `instar stop` to end it"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock = fd
+
+    def generation_output(self, number: int, uid: int | None, gid: int | None) -> Path:
+        """The folder for the output of a generation's processes."""
+        folder = self.output / f"g{number}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if uid is not None or gid is not None:
+            os.chown(folder, -1 if uid is None else uid, -1 if gid is None else gid)
+        return folder
+
+
+def listen_unix(path: Path, kind: socket.SocketKind, backlog: int) -> socket.socket:
+    """A listening UNIX socket with mode 0600 at `path`; a stale one is replaced."""
+    sock = socket.socket(socket.AF_UNIX, kind)
+    path.unlink(missing_ok=True)
+    with unix_address(path) as address:
+        sock.bind(address)
+    # Nobody can connect before listen(): the mode is right from the first moment.
+    path.chmod(0o600)
+    sock.listen(backlog)
+    return sock
+
+
+def lock_folder() -> Path:
+    """Where this user's supervisors keep their address locks, whatever their state directories; created.
+
+    Raises InstarError.
+    """
+    if os.geteuid() == 0:
+        base = Path("/run/instar")
+    elif runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        base = Path(runtime) / "instar"
+    else:
+        base = Path.home() / ".local/state/instar"
+    folder = base / ".addresses"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InstarError(f"cannot create {folder} for address locks: {error.strerror}") from error
+    return folder
