@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from instar.listeners.bpf import Program, attach, attach_filter, detach_filter
+from instar.listeners.bpf import attach_filter, detach_filter
 from instar.listeners.endpoint import Endpoint
 from instar.listeners.steering import ProbeMatch, drop
 
@@ -27,18 +27,18 @@ _PATIENCE: Final = 1.0
 _SO_MEMINFO: Final = 55
 _DROPS: Final = 8  # SK_MEMINFO_DROPS (linux/sock_diag.h)
 
-#: Builds the steering program that sends this probe to this index, and everybody else where they belong.
-ProgramFor = Callable[[ProbeMatch, int], Program]
+#: Attaches the steering program that sends this probe to this index, and everybody else where they belong.
+Steer = Callable[[ProbeMatch, int], None]
 
 
-def leads_to(index: int, expected: socket.socket, endpoint: Endpoint, program_for: ProgramFor) -> bool:
+def leads_to(index: int, expected: socket.socket, endpoint: Endpoint, steer: Steer) -> bool:
     """Whether `index` leads to the socket `expected`."""
-    return _land(index, [expected], endpoint, program_for) is not None
+    return _land(index, [expected], endpoint, steer) is not None
 
 
-def find(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, program_for: ProgramFor) -> int | None:
+def find(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, steer: Steer) -> int | None:
     """The position in `sockets` of the one that `index` leads to; None: it is none of these."""
-    return _land(index, sockets, endpoint, program_for)
+    return _land(index, sockets, endpoint, steer)
 
 
 def available(sock: socket.socket) -> None:
@@ -47,7 +47,7 @@ def available(sock: socket.socket) -> None:
     _drops(sock)
 
 
-def _land(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, program_for: ProgramFor) -> int | None:
+def _land(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, steer: Steer) -> int | None:
     client, target = endpoint.client_socket()
     with client, contextlib.ExitStack() as stack:
         source = client.getsockname()
@@ -55,7 +55,7 @@ def _land(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, prog
         for sock in sockets:
             attach_filter(sock, drop(match))
             stack.callback(detach_filter, sock)
-        attach(sockets[0], program_for(match, index))
+        steer(match, index)
         before = [_drops(sock) for sock in sockets]
         code = client.connect_ex(target)
         if code not in (0, errno.EINPROGRESS):

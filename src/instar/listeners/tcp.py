@@ -8,13 +8,14 @@ from typing import Final
 
 from instar.errors import ConfigError
 from instar.listeners import order
-from instar.listeners.base import Mode, Probe, Slot, Steering, other
+from instar.listeners.base import Mode, Slot, Steering, other
 from instar.listeners.bpf import Program, attach
 from instar.listeners.endpoint import Endpoint, wait_connected
 from instar.listeners.errors import ListenError, listen_error
 from instar.listeners.steering import ProbeMatch, constant, steer
 
 _BUILD_ATTEMPTS: Final = 3
+_SO_COOKIE: Final = 57
 
 
 class SteeredListener:
@@ -53,8 +54,14 @@ class SteeredListener:
         endpoint = Endpoint.resolve(address)
         if first is not None:
             endpoint = endpoint.with_port(first.getsockname()[1])
-        for _ in range(_BUILD_ATTEMPTS):
-            listener = cls._build(endpoint, rows, backlog, first)
+        for attempt in range(_BUILD_ATTEMPTS):
+            try:
+                listener = cls._build(endpoint, rows, backlog, first)
+            except ListenError:
+                # Port 0: between the test and the group, anybody may be given the port.
+                if endpoint.sockaddr[1] or attempt == _BUILD_ATTEMPTS - 1:
+                    raise
+                continue
             if listener._proven(keep=first):
                 return listener
         raise ListenError(f"cannot listen on {address}: another process of this user shares it; stop that process")
@@ -94,6 +101,8 @@ class SteeredListener:
         endpoint = Endpoint.resolve(address)
         if len(sockets) != 2 * capacity:
             raise ListenError(f"cannot restore {address}: {len(sockets)} sockets for {capacity} rows in two slots")
+        if len({sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8) for sock in sockets}) != len(sockets):
+            raise ListenError(f"cannot restore {address}: two of the descriptors are the same socket")
         for sock in sockets:
             if not endpoint.matches(sock):
                 raise ListenError(f"cannot restore {address}: a socket is bound to {sock.getsockname()}")
@@ -121,7 +130,7 @@ class SteeredListener:
 
     def apply(self, steering: Steering) -> None:
         """One atomic attach. Raises OSError, ConfigError (canary), ValueError (no such row); then nothing changed."""
-        attach(self._sockets[0], self._program(steering))
+        self._attach(self._program(steering))
         self._steering = steering
 
     def connect_probe(self, slot: Slot, row: int, timeout: float) -> socket.socket:
@@ -132,8 +141,7 @@ class SteeredListener:
         client, target = self._endpoint.client_socket()
         try:
             source = client.getsockname()
-            probe = Probe(source[0], source[1], slot, row)
-            attach(self._sockets[0], self._program(self._steering, probe))
+            self._steer_probe(ProbeMatch(source[0], source[1]), self._kernel_index(slot, row))
             try:
                 client.connect_ex(target)
                 wait_connected(client, timeout)
@@ -151,11 +159,12 @@ class SteeredListener:
         Works while workers accept. Raises ListenError when a socket of ours is not in the group.
         """
         try:
-            if self._order_holds():
+            # Before anything is attached: a program on a socket outside of the group would keep it from coming back.
+            left = [sock for sock in self._sockets if not _listens(sock)]
+            for sock in left:
+                sock.listen(self._backlog)  # rejoins at the end of the group
+            if not left and self._order_holds():
                 return
-            for sock in self._sockets:
-                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    sock.listen(self._backlog)  # somebody shut it down; it rejoins at the end of the group
             self._index = self._find_order()
         except OSError as error:
             raise listen_error(self.address, error) from error
@@ -180,7 +189,7 @@ class SteeredListener:
     def _order_holds(self) -> bool:
         try:
             return all(
-                order.leads_to(index, sock, self._endpoint, self._program_for)
+                order.leads_to(index, sock, self._endpoint, self._steer_probe)
                 for index, sock in zip(self._index, self._sockets, strict=True)
             )
         finally:
@@ -188,7 +197,7 @@ class SteeredListener:
 
     def _find_order(self) -> list[int]:
         found = {
-            order.find(index, self._sockets, self._endpoint, self._program_for): index
+            order.find(index, self._sockets, self._endpoint, self._steer_probe): index
             for index in range(len(self._sockets))
         }
         found.pop(None, None)
@@ -199,26 +208,22 @@ class SteeredListener:
             )
         return [found[position] for position in range(len(self._sockets))]
 
-    def _program_for(self, match: ProbeMatch, index: int) -> Program:
-        return self._program(self._steering, match=match, match_index=index)
+    def _steer_probe(self, match: ProbeMatch, index: int) -> None:
+        self._attach(self._program(self._steering, match, index))
 
-    def _program(
-        self,
-        steering: Steering,
-        probe: Probe | None = None,
-        *,
-        match: ProbeMatch | None = None,
-        match_index: int = 0,
-    ) -> Program:
-        if probe is not None:
-            match, match_index = ProbeMatch(probe.address, probe.port), self._kernel_index(probe.slot, probe.row)
+    def _attach(self, program: Program) -> None:
+        # A socket that somebody shut down has left the group. The kernel would take the program for it all the same,
+        # in a group of its own, and steer nothing.
+        attach(next(filter(_listens, self._sockets), self._sockets[0]), program)
+
+    def _program(self, steering: Steering, match: ProbeMatch | None = None, index: int = 0) -> Program:
         standby = other(steering.live)
         return steer(
             self._indices(steering, steering.live),
             canary=steering.canary,
             canary_indices=self._indices(steering, standby) if steering.canary else (),
             probe=match,
-            probe_index=match_index,
+            probe_index=index,
         )
 
     def _indices(self, steering: Steering, slot: Slot) -> list[int]:
@@ -231,6 +236,10 @@ class SteeredListener:
 
     def _position(self, slot: Slot, row: int) -> int:
         return row + (self.capacity if slot == "b" else 0)
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _close_all(sockets: Sequence[socket.socket], keep: socket.socket | None = None) -> None:

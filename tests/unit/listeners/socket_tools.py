@@ -10,6 +10,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -69,19 +70,20 @@ class Clients:
         for sock in self.sockets:
             sock.close()
 
-    def connect(
-        self, host: str, port: int, *, source: str | None = None, source_port: int = 0, options: bytes = b""
-    ) -> tuple[str, int]:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+    def reserve(self, host: str, *, source_port: int = 0, options: bytes = b"") -> socket.socket:
+        """A socket bound to a source address and port, which nobody else on this machine can take meanwhile."""
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self.sockets.append(sock)
         sock.settimeout(10)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         if options:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, options)
-        if source or source_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((source or host, source_port))
+        sock.bind((host, source_port))
+        return sock
+
+    def connect(self, host: str, port: int, **source: Any) -> tuple[str, int]:
+        """Connect from `reserve(source or host)`; returns the source address and port."""
+        sock = self.reserve(source.pop("source", None) or host, **source)
         sock.connect((host, port))
         return sock.getsockname()[:2]
 
