@@ -77,8 +77,9 @@ def stream_outlet(fd: int, format_record: Format, *, name: str = "stdout") -> Ou
 
 
 def file_outlet(path: Path, format_record: Format, *, max_bytes: int, backups: int) -> Outlet:
-    """An outlet to a file with rotation."""
+    """An outlet to a file with rotation. Raises OSError when it can't be opened."""
     file = RotatingFile(path, max_bytes=max_bytes, backups=backups)
+    file.open()
     return Outlet(path.name, file.write, format_record)
 
 

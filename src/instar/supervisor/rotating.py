@@ -22,7 +22,7 @@ class RotatingFile:
     def write(self, line: str) -> None:
         """Append one line (without newline) completely or not at all."""
         data = f"{line}\n".encode("utf-8", "backslashreplace")
-        self._ensure_open()
+        self.open()
         if self._size and self._max_bytes and self._size + len(data) > self._max_bytes:
             self._rotate()
         written = os.write(self._fd, data)
@@ -42,7 +42,8 @@ class RotatingFile:
         names = [self.path, *(self._backup(number) for number in range(1, self._backups + 1))]
         return [path for path in names if path.exists()]
 
-    def _ensure_open(self) -> None:
+    def open(self) -> None:
+        """Open the file now, to learn whether it can be written; `write` does it by itself."""
         if self._fd >= 0:
             return
         self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
@@ -59,7 +60,7 @@ class RotatingFile:
             older = self._backup(number - 1) if number > 1 else self.path
             with contextlib.suppress(FileNotFoundError):
                 older.replace(self._backup(number))
-        self._ensure_open()
+        self.open()
 
     def _backup(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")

@@ -182,3 +182,8 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.undo()
     store.append(record("b"))
     assert texts(store.tail(5)) == ["a", "b"]
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Is a directory"):
+        file_outlet(tmp_path, formatter("text"), max_bytes=1000, backups=1)
