@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 import io
 import os
@@ -59,8 +59,6 @@ def build(verb: str | None = None) -> typer.Typer:
     )
     app.callback()(_global_options)
     for name in VERBS if verb is None else (verb,):
-        if importlib.util.find_spec(f"instar.cli.{name}") is None:  # TODO: gone when run, init and check are there
-            continue
         module = importlib.import_module(f"instar.cli.{name}")
         function = getattr(module, name)
         app.command(name, help=help_text(function.__doc__))(function)
