@@ -87,7 +87,15 @@ async def _serve(config: Config, reload: Any) -> int:
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
     follow = asyncio.create_task(follower.run(), name="output follower")
     try:
-        supervisor = Supervisor(config, reload, state=state, locks=lock_folder(), log=log, system=System())
+        supervisor = Supervisor(
+            config,
+            reload,
+            state=state,
+            locks=lock_folder(),
+            log=log,
+            collect=follower.poll_once,
+            system=System(),
+        )
         control = ControlServer(supervisor)
         await control.start()
         try:

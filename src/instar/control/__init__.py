@@ -1,0 +1,1 @@
+"""The control API over a UNIX socket: server, client, and what they show."""

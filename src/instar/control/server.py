@@ -58,8 +58,7 @@ class ControlServer:
         limit = min(_number(request, "limit", 50) or 0, _MOST_HISTORY)
         entries = self._supervisor.journal.history(limit)
         for entry in entries:
-            entry["from"] = entry.pop("previous", None)
-            entry.pop("op", None)
+            del entry["op"]
         return web.json_response({"entries": entries})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:

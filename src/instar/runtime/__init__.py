@@ -1,0 +1,1 @@
+"""Inside a generation: zygote, workers, scoreboard, draining. Standard library only."""

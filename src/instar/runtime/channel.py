@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import socket
-from typing import Any, ClassVar
+from typing import ClassVar
 
 MAX_MESSAGE = 128 * 1024
 #: Kernel limit of descriptors in one message (SCM_MAX_FD, unix(7)).

@@ -10,6 +10,8 @@ import os
 import socket
 import sys
 import threading
+import traceback
+from pathlib import Path
 from typing import Any
 
 from instar.engines.base import Interface
@@ -62,7 +64,9 @@ def _interface(app: Any, wanted: str) -> Interface:
         return "asgi"
     with contextlib.suppress(TypeError, ValueError):
         parameters = [
-            p for p in inspect.signature(app).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            p
+            for p in inspect.signature(app).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         return "asgi" if len(parameters) == 3 else "wsgi"
     return "wsgi"
@@ -97,7 +101,7 @@ class ForkHazards:
         found: dict[int, str] = {}
         for entry in os.listdir("/proc/self/fd"):
             with contextlib.suppress(OSError):
-                if not os.readlink(f"/proc/self/fd/{entry}").startswith("socket:"):
+                if not str(Path("/proc/self/fd", entry).readlink()).startswith("socket:"):
                     continue
                 with socket.socket(fileno=os.dup(int(entry))) as sock:
                     peer = sock.getpeername()
@@ -114,3 +118,21 @@ def prepare_path(chdir: str, pythonpath: tuple[str, ...]) -> None:
         if entry in sys.path:
             sys.path.remove(entry)
         sys.path.insert(0, entry)
+
+
+def explain(error: BaseException) -> str:
+    """The traceback of a failed load without the frames of the import machinery and of ours."""
+    if isinstance(error, LoadError):
+        return f"{error}\n"
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    shown = traceback.TracebackException.from_exception(error)
+    for part in _chain(shown):
+        frames = [f for f in part.stack if not f.filename.startswith(("<frozen importlib", ours))]
+        part.stack = traceback.StackSummary.from_list(frames or list(part.stack)[-1:])
+    return "".join(shown.format())
+
+
+def _chain(error: traceback.TracebackException | None) -> list[traceback.TracebackException]:
+    if error is None:
+        return []
+    return [error, *_chain(error.__cause__), *_chain(error.__context__)]

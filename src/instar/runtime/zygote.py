@@ -21,7 +21,7 @@ from instar import PROTOCOL, engines
 from instar.runtime import channel, fleet
 from instar.runtime.fleet import Seat, Worker
 from instar.runtime.link import Link
-from instar.runtime.loader import Application, ForkHazards, load, prepare_path
+from instar.runtime.loader import Application, ForkHazards, LoadError, explain, load, prepare_path
 from instar.runtime.scoreboard import Column, Drain, Scoreboard, State
 from instar.runtime.spec import GenerationSpec
 from instar.runtime.worker import WorkerProcess, close_foreign, leave, pair
@@ -67,8 +67,9 @@ class Zygote:
         try:
             self._load()
         except BaseException as error:
-            traceback.print_exc()
-            self._link.send(channel.Failed("import", _describe(error), traceback.format_exc()[-20000:]))
+            text = explain(error)
+            print(text, end="", file=sys.stderr, flush=True)
+            self._link.send(channel.Failed("import", _describe(error), text[-20000:]))
             self._link.flush_all(1.0)
             return 1
         self._watch_descriptors()
@@ -381,12 +382,9 @@ class Zygote:
 def _describe(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the application called exit({error.code!r}) while it was imported"
-    cause = f"{type(error).__name__}: {error}" if not type(error).__name__ == "LoadError" else str(error)
-    return cause[:2000]
+    return (str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}")[:2000]
 
 
 def main(text: str) -> int:
     """Run the zygote that the document describes."""
     return Zygote(GenerationSpec.from_json(text), System()).run()
-
-

@@ -1,0 +1,1 @@
+"""The supervisor: owns listeners and generations, and hands over from one to the next."""

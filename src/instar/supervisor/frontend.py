@@ -143,4 +143,3 @@ class Frontend:
                 for sock in listener.sockets(slot):
                     poll.register(sock, select.POLLIN)
         return not poll.poll(0)
-

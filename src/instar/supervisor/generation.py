@@ -120,6 +120,9 @@ class Generation:
                 received = self._channel.receive()
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                # It ended with messages of ours unread.
+                received = None
             except (OSError, ValueError) as error:
                 self._note(self, "channel_broken", f"cannot read from the zygote: {error}")
                 received = None

@@ -128,7 +128,9 @@ class Handover:
                     await self._probe(stage.progress)
         except TimeoutError:
             where = report.stages[-1]["stage"]
-            raise HandoverError(f"the new generation was not ready within {restart.boot_timeout:g} s ({where})") from None
+            raise HandoverError(
+                f"the new generation was not ready within {restart.boot_timeout:g} s ({where})"
+            ) from None
 
     async def _boot(self, progress: Callable[[str], None]) -> None:
         self.new = new = self.host.launch(self.plan)
@@ -199,7 +201,9 @@ class Handover:
             requests, errors = new.sum(Column.REQUESTS), new.sum(Column.ERRORS)
             if requests >= max(1, limits.min_requests) and errors > requests * limits.max_error_rate:
                 rate = f"{errors} of {requests} requests"
-                raise HandoverError(f"the canary answered {rate} with a server error (limit {limits.max_error_rate:.0%})")
+                raise HandoverError(
+                    f"the canary answered {rate} with a server error (limit {limits.max_error_rate:.0%})"
+                )
             progress(f"{requests} requests, {errors} errors, {max(0, math.ceil(end - loop.time()))} s left")
             await asyncio.sleep(_CANARY_LOOK_EVERY)
 

@@ -41,7 +41,7 @@ def _sockets(pid: int) -> Iterable[str]:
     with contextlib.suppress(OSError):
         for entry in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
-                target = os.readlink(f"/proc/{pid}/fd/{entry}")
+                target = str(Path(f"/proc/{pid}/fd", entry).readlink())
                 if target.startswith("socket:["):
                     yield target[8:-1]
 

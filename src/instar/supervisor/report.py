@@ -53,14 +53,13 @@ class Report:
         self._emit(event)
 
     def finish(
-        self, outcome: str, generation: int | None, previous: int | None, error: str | None, tail: list[str]
+        self, outcome: str, numbers: dict[str, int | None], error: str | None, tail: list[str]
     ) -> dict[str, Any]:
-        """The last event."""
+        """The last event. `numbers`: the generations concerned."""
         self.result = {
             "event": "result",
             "outcome": outcome,
-            "generation": generation,
-            "from": previous,
+            **numbers,
             "stages": self.stages,
             "error": error,
             "log_tail": tail,

@@ -57,8 +57,10 @@ class Supervisor:
         state: StateDir,
         locks: Path,
         log: LogStore,
+        collect: Callable[[], object],
         system: System,
     ) -> None:
+        """`collect` brings the output that processes have written so far into `log`."""
         self.config = config
         self.state = state
         self.system = system
@@ -76,6 +78,7 @@ class Supervisor:
         self.stopping = False
         self.draining: Draining | None = None
         self._reload = reload
+        self._collect = collect
         self._next_number = self.journal.last_generation() + 1
         self._drained = asyncio.Event()
         self._drained.set()
@@ -238,15 +241,13 @@ class Supervisor:
     async def _report_abort(self, aborted: Report, report: Report) -> None:
         with report.stage("abort"):
             result = await self._result(aborted)
-        self._finish(report, "done", result["generation"], None, None, [])
+        self._finish(report, "done", self.live, self.generations.get(result["generation"]))
 
     async def _carry_out(self, handover: Handover) -> None:
         report, old = handover.report, handover.old
-        number = None
         outcome = "failed"
         try:
             outcome = await handover.run()
-            number = handover.new.number if handover.new else None
         except Exception as error:
             handover.error = f"unexpected {type(error).__name__}: {error}"
             self.log.write(handover.error)
@@ -254,8 +255,7 @@ class Supervisor:
         finally:
             self.handover = None
             if outcome != "done":
-                serving = self.live.number if self.live else None
-                self._finish(report, outcome, serving, number, handover.error, handover.tail)
+                self._finish(report, outcome, handover.new, old, handover.error, handover.tail)
         if outcome == "done" and handover.new:
             self.config = handover.plan.config
             await self.services.follow(handover.plan)
@@ -263,7 +263,7 @@ class Supervisor:
                 keep = handover.plan.config.restart.keep_old
                 keep = handover.options.keep_old if handover.options.keep_old is not None else keep
                 await self._finish_drain(handover.draining, report, keep, handover.plan.config)
-            self._finish(report, "done", handover.new.number, old.number if old else None, None, [])
+            self._finish(report, "done", handover.new, old)
 
     async def _finish_drain(self, draining: Draining, report: Report, keep: float, config: Config) -> None:
         generation = draining.generation
@@ -312,23 +312,29 @@ class Supervisor:
     async def _after_swap(self, draining: Draining, target: Generation, current: Generation, report: Report) -> None:
         await self.services.follow(target.plan)
         await self._finish_drain(draining, report, 0.0, target.plan.config)
-        self._finish(report, "done", target.number, current.number, None, [])
+        self._finish(report, "done", target, current)
 
     def _finish(
         self,
         report: Report,
         outcome: str,
-        generation: int | None,
-        previous: int | None,
-        error: str | None,
-        tail: list[str],
+        generation: Generation | None,
+        previous: Generation | None,
+        error: str | None = None,
+        tail: Sequence[str] = (),
     ) -> None:
-        result = report.finish(outcome, generation, previous, error, tail)
-        kept = {key: value for key, value in result.items() if key not in ("event", "log_tail", "from", "generation")}
-        self.journal.write("result", kind=report.kind, generation=generation, previous=previous, **kept)
+        """`generation`: the one that was to serve; `previous`: the one that served before."""
+        numbers = {
+            "generation": generation.number if generation else None,
+            "from": previous.number if previous else None,
+            "serving": self.live.number if self.live else None,
+        }
+        result = report.finish(outcome, numbers, error, list(tail))
+        kept = {key: value for key, value in result.items() if key not in ("event", "log_tail")}
+        self.journal.write("result", kind=report.kind, **kept)
         self.log.write(
             f"{report.kind}: {outcome}" + (f": {error}" if error else "") + f" ({result['seconds']:.3f} s)",
-            generation=generation,
+            generation=numbers["serving"],
         )
 
     async def _result(self, report: Report) -> dict[str, Any]:
@@ -413,6 +419,7 @@ class Supervisor:
 
     def log_tail(self, generation: Generation) -> list[str]:
         """Its last lines of output."""
+        self._collect()
         return [record.text for record in self.log.tail(_TAIL, generation=generation.number)]
 
     # --- generations --------------------------------------------------------------------------------
@@ -446,9 +453,7 @@ class Supervisor:
         while self.live is generation and generation.state is GenerationState.SERVING and not self.stopping:
             if self.handover is None:
                 self.log.write(f"the zygote of generation {generation.number} died; its release is booted again")
-                report = self._begin(
-                    "recovery", generation.plan, Options(now=generation.gone()), replaces=generation
-                )
+                report = self._begin("recovery", generation.plan, Options(now=generation.gone()), replaces=generation)
                 if (await self._result(report))["outcome"] == "done":
                     return
                 await asyncio.sleep(pause)
