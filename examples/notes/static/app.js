@@ -3,15 +3,14 @@
 const $ = (id) => document.getElementById(id);
 const hue = (generation) => (160 + generation * 67) % 360;
 
-let newest = Number(document.body.dataset.generation);
-document.documentElement.style.setProperty("--hue", hue(newest));
+let serving = Number(document.body.dataset.generation);
+document.documentElement.style.setProperty("--hue", hue(serving));
 
-// An old generation may still answer on an open connection: only go forward (a rollback counts up, too).
 function seen(who) {
-  if (who.generation <= newest) return;
-  newest = who.generation;
-  document.documentElement.style.setProperty("--hue", hue(newest));
-  $("badge").querySelector(".number").textContent = newest;
+  if (who.generation === serving) return;
+  serving = who.generation;
+  document.documentElement.style.setProperty("--hue", hue(serving));
+  $("badge").querySelector(".number").textContent = serving;
   $("greeting").textContent = who.greeting;
   $("badge").classList.remove("moult");
   void $("badge").offsetWidth;
@@ -81,7 +80,6 @@ function connect(wait = 100) {
   socket.onmessage = (message) => {
     const { who, notes } = JSON.parse(message.data);
     wait = 100;
-    seen(who);
     link("socket", true, who);
     show(notes);
   };
@@ -105,7 +103,6 @@ $("form").addEventListener("submit", async (event) => {
 const events = new EventSource("/events");
 events.onmessage = (message) => {
   const who = JSON.parse(message.data);
-  seen(who);
   link("stream", true, who);
   $("clock").textContent = new Date(who.time * 1000).toLocaleTimeString("en-GB");
 };
@@ -115,12 +112,12 @@ events.onerror = () => link("stream", false);
 
 $("slow").addEventListener("click", async () => {
   const line = document.createElement("li");
-  line.textContent = `waiting (sent while generation ${newest} served) …`;
+  line.textContent = `waiting (sent while generation ${serving} served) …`;
   $("slowlog").prepend(line);
   while ($("slowlog").children.length > 4) $("slowlog").lastChild.remove();
   try {
     const who = await (await fetch("/slow?seconds=5", { cache: "no-store" })).json();
-    line.textContent = `answered by generation ${who.generation} after ${who.seconds} s; generation ${newest} serves now`;
+    line.textContent = `answered by generation ${who.generation} after ${who.seconds} s; generation ${serving} serves now`;
   } catch {
     line.textContent = "failed";
   }
