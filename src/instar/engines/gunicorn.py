@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import signal
+import weakref
 from typing import Any
 
 from instar.engines.base import EngineOptions, ServeJob
@@ -82,6 +83,7 @@ def _worker_class(name: str) -> Any:
 
 def _adopted(base: Any, job: ServeJob) -> Any:
     asgi = job.interface == "asgi"
+    connections: Any = _track_connections() if asgi else ()
 
     class Worker(base):  # type: ignore[misc]
         """gunicorn's worker, minus what ties it to an arbiter."""
@@ -93,7 +95,7 @@ def _adopted(base: Any, job: ServeJob) -> Any:
             """Only the two stop signals: the others belong to the worker's runtime."""
             if asgi:
                 for signum in (signal.SIGTERM, signal.SIGINT):
-                    self.loop.add_signal_handler(signum, self.handle_exit_signal)
+                    self.loop.add_signal_handler(signum, self._leave)
                 return
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, self.handle_exit)
@@ -103,7 +105,32 @@ def _adopted(base: Any, job: ServeJob) -> Any:
                 # Wakes its `select`.
                 signal.set_wakeup_fd(self.PIPE[1], warn_on_full_buffer=False)
 
+        def _leave(self) -> None:
+            """Also close idle connections, which the worker would otherwise wait for."""
+            self.alive = False
+            for connection in connections:
+                if getattr(connection, "_awaiting_request", connection._keepalive_handle is not None):
+                    connection._keepalive_timeout()
+
     return Worker
+
+
+def _track_connections() -> weakref.WeakSet[Any]:
+    """Every open connection of the ASGI worker, which keeps no list itself."""
+    from gunicorn.workers import gasgi
+
+    connections: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Connection(gasgi.ASGIProtocol):  # type: ignore[misc]
+        """gunicorn's connection, on the list while it lives."""
+
+        def connection_made(self, transport: Any) -> None:
+            """It starts."""
+            connections.add(self)
+            super().connection_made(transport)
+
+    gasgi.ASGIProtocol = Connection
+    return connections
 
 
 def _application(job: ServeJob, worker_class: str) -> Any:

@@ -37,6 +37,7 @@ class WebSocketSession:
         self._waiting: set[asyncio.Task[Any]] = set()
         self._asked: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._interrupted: asyncio.Event | None = None
         self._closed_by_us: Callable[[], None] = lambda: None
         #: The server said that the client has gone.
         self.gone = False
@@ -83,12 +84,21 @@ class WebSocketSession:
 
     async def _close(self) -> None:
         self._closed_by_us()
+        # First: granian can't send a close while a `receive` is pending.
+        await self._interrupt_receivers()
         # A failing close means that the client was faster.
         with contextlib.suppress(Exception):
             await self._send({"type": "websocket.close", "code": SERVICE_RESTART, "reason": _REASON})
-        for task in tuple(self._waiting):
+
+    async def _interrupt_receivers(self) -> None:
+        if not self._waiting:
+            return
+        self._interrupted = asyncio.Event()
+        for task in self._waiting:
             self._asked.add(task)
             task.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._interrupted.wait(), 1.0)
 
     async def receive(self) -> Message:
         """The server's `receive`; after our close it reports the disconnect."""
@@ -109,6 +119,8 @@ class WebSocketSession:
             return self._disconnect()
         finally:
             self._waiting.discard(task)
+            if self._interrupted is not None and not self._waiting:
+                self._interrupted.set()
         if task in self._asked:
             # The message won the race against our cancellation; the task must not see it later.
             self._asked.discard(task)
