@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from instar.config.address import parse_address
 from instar.errors import ConfigError
@@ -87,7 +87,7 @@ def open_listener(
 def restore_listener(
     address: str,
     mode: Mode,
-    sockets: dict[Slot, Sequence[socket.socket]],
+    sockets: Mapping[Slot, Sequence[socket.socket]],
     *,
     steering: Steering,
     backlog: int,
@@ -103,7 +103,7 @@ def restore_listener(
         rows = [*sockets.get("a", ()), *sockets.get("b", ())]
         return SteeredListener.restore(address, rows, len(rows) // 2, steering=steering, backlog=backlog)
     if mode is Mode.RENAMED:
-        listener = RenamedListener.restore(
+        return RenamedListener.restore(
             address,
             {slot: found[0] for slot, found in sockets.items() if found},
             live=steering.live,
@@ -111,9 +111,6 @@ def restore_listener(
             permissions=unix_permissions,
             owner=unix_owner,
         )
-        if listener.sockets(steering.live):
-            listener.apply(steering)
-        return listener
     found = next((found[0] for found in sockets.values() if found), None)
     if found is None or not is_bound_to(found, address):
         raise ListenError(f"cannot restore {address}: its socket is missing")

@@ -98,17 +98,19 @@ class SteeredListener:
 
         Checks address and group, finds the order, attaches `steering`. Raises ListenError; closes nothing then.
         """
-        endpoint = Endpoint.resolve(address)
-        if len(sockets) != 2 * capacity:
+        if not sockets or len(sockets) != 2 * capacity:
             raise ListenError(f"cannot restore {address}: {len(sockets)} sockets for {capacity} rows in two slots")
         if len({sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8) for sock in sockets}) != len(sockets):
             raise ListenError(f"cannot restore {address}: two of the descriptors are the same socket")
+        endpoint = Endpoint.resolve(address)
+        if endpoint.matches(sockets[0]):
+            endpoint = endpoint.with_port(sockets[0].getsockname()[1])  # the configuration may say 0
         for sock in sockets:
             if not endpoint.matches(sock):
                 raise ListenError(f"cannot restore {address}: a socket is bound to {sock.getsockname()}")
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
                 raise ListenError(f"cannot restore {address}: a socket lacks SO_REUSEPORT")
-        listener = cls(endpoint.with_port(sockets[0].getsockname()[1]), sockets, backlog=backlog, steering=steering)
+        listener = cls(endpoint, sockets, backlog=backlog, steering=steering)
         listener.verify()
         return listener
 

@@ -53,6 +53,8 @@ class RenamedListener:
         """`owner`: uid and gid (-1 keeps one). Raises ConfigError, and ListenError if the path is taken."""
         self.address = address
         self._public = Path(parse_address(address).path)
+        #: The second link that the switch renames; one fixed name, so that a crash leaves one at most.
+        self._next = self._public.with_name(f".{self._public.name}.next")
         self._backlog = backlog
         self._permissions = permissions
         self._owner = owner
@@ -91,11 +93,18 @@ class RenamedListener:
         permissions: int = DEFAULT_PERMISSIONS,
         owner: tuple[int, int] | None = None,
     ) -> RenamedListener:
-        """Take over sockets that another supervisor created. Raises ListenError; closes nothing then."""
+        """Take over sockets that another supervisor created, and switch to `live`.
+
+        Raises ListenError; closes nothing then.
+        """
         listener = cls(address, backlog=backlog, permissions=permissions, owner=owner)
         for slot, sock in sockets.items():
             listener._bound[slot] = listener._recognise(sock)
-        listener._live = live if live in sockets else None
+        if live in sockets:
+            try:
+                listener._switch_to(live)
+            except OSError as error:
+                raise listen_error(address, error) from error
         return listener
 
     def sockets(self, slot: Slot) -> tuple[socket.socket, ...]:
@@ -129,10 +138,7 @@ class RenamedListener:
             raise ConfigError(
                 f"cannot run a canary on {self.address}: {self.limits}; add a TCP bind, or drop the canary"
             )
-        bound = self._bound[steering.live]
-        if not _is(self._public, bound.inode):
-            self._switch(bound)
-        self._live = steering.live
+        self._switch_to(steering.live)
 
     def connect_probe(self, slot: Slot, row: int, timeout: float) -> socket.socket:
         """A connection to the permanent name, whoever the public path leads to. Raises OSError."""
@@ -163,7 +169,8 @@ class RenamedListener:
             self.release(slot)
 
     def _sweep(self) -> None:
-        """Remove the permanent names of generations that died with the machine or with their supervisor."""
+        """Remove what supervisors that died left behind: their generations' names, a switch half done."""
+        self._next.unlink(missing_ok=True)
         for path in self._public.parent.iterdir():
             if self._is_permanent(path) and path.is_socket() and not _answers(path):
                 with contextlib.suppress(OSError):
@@ -185,15 +192,17 @@ class RenamedListener:
             raise
         return _Bound(sock, path, inode)
 
-    def _switch(self, bound: _Bound) -> None:
-        # rename() of two links to one file does nothing and leaves both, hence the last unlink.
-        link = self._public.with_name(f".{self._public.name}.{os.getpid()}")
-        link.unlink(missing_ok=True)
-        link.hardlink_to(bound.path)
-        try:
-            link.rename(self._public)
-        finally:
-            link.unlink(missing_ok=True)
+    def _switch_to(self, slot: Slot) -> None:
+        bound = self._bound[slot]
+        if not _is(self._public, bound.inode):
+            self._next.unlink(missing_ok=True)
+            self._next.hardlink_to(bound.path)
+            try:
+                self._next.rename(self._public)
+            except OSError:
+                self._next.unlink(missing_ok=True)
+                raise
+        self._live = slot
 
     def _refuse_taken(self, path: Path) -> None:
         """Raise unless `path` is free, or the socket of a dead process (which the rename or `prepare` replaces)."""

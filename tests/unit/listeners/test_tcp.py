@@ -224,6 +224,22 @@ def test_missing_ipv6_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         SteeredListener.open("[::]:0", rows=1, backlog=16)
 
 
+@needs_ipv6
+def test_dual_stack_without_an_ipv6_loopback_is_probed_over_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = endpoint._client
+
+    def without_loopback(family: int, target: tuple[str, int]) -> object:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return original(family, target)
+
+    monkeypatch.setattr(endpoint, "_client", without_loopback)
+    with listening("[::]:0") as listener, listener.connect_probe("b", 1, 5.0) as probe:
+        assert probe.family == socket.AF_INET
+        peer = probe.getsockname()
+        assert arrivals(listener.all_sockets(), [peer])[peer] == 3
+
+
 # Indices that shift
 
 
@@ -315,6 +331,8 @@ def test_restore_refuses_what_it_can_not_vouch_for() -> None:
 
         with pytest.raises(ListenError, match="3 sockets for 2 rows"):
             restore(listener.address, *sockets[:3])
+        with pytest.raises(ListenError, match="a socket is bound to"):
+            restore("127.0.0.1:0", *sockets[:3], another.all_sockets()[0])
         with pytest.raises(ListenError, match="a socket is bound to"):
             restore(listener.address, *sockets[:3], another.all_sockets()[0])
         with pytest.raises(ListenError, match="lacks SO_REUSEPORT"):
