@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,33 +25,54 @@ TAIL = 12
 #: Seconds that importing an engine may take.
 ENGINE_TIMEOUT = 60.0
 _PACKAGE = Path(instar.__file__).resolve().parent
-_STAGES = {"python": "[app] python", "folder": "[app] chdir", "engine": "[web] engine", "load": "[app] target"}
+_STAGES = {
+    "python": "[app] python",
+    "folder": "[app] chdir",
+    "engine": "[web] engine",
+    "find": "[app] target",
+    "load": "[app] target",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """How the process ended. `status` None: it took too long; `answer` is empty when it gave none."""
+
+    answer: dict[str, Any]
+    status: int | None
+    lines: tuple[str, ...]
 
 
 def check_app(plan: Plan, *, load: bool, timeout: float) -> Iterator[Finding]:
     """Findings about interpreter and engine and, with `load`, about the application. Secrets are taken out."""
     hide = Redactor(_secrets(plan))
-    limit = ENGINE_TIMEOUT + (timeout if load else 0)
+    try:
+        outcome = _try(plan, hide, load=load, timeout=timeout)
+    except OSError as problem:
+        yield error("[app] python", f"cannot run {plan.python}: {(problem.strerror or str(problem)).lower()}")
+        return
+    if outcome.answer:
+        yield from _findings(plan, outcome.answer, hide, load=load)
+    else:
+        yield _no_answer(plan, outcome, load=load, timeout=timeout)
+
+
+def _try(plan: Plan, hide: Redactor, *, load: bool, timeout: float) -> _Outcome:
     with (
-        tempfile.TemporaryFile("w+b") as request,
+        tempfile.TemporaryFile() as request,
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as result,
     ):
         request.write(json.dumps(_request(plan, load=load, timeout=timeout)).encode())
         request.seek(0)
-        try:
-            status = _run(plan, request, output, result, limit)
-        except OSError as problem:
-            yield error("[app] python", f"cannot run {plan.python}: {(problem.strerror or str(problem)).lower()}")
-            return
+        began = time.monotonic()
+        status = _run(plan, request, output, result, ENGINE_TIMEOUT + (timeout if load else 0))
         result.seek(0)
-        text = result.read()
-        answer: dict[str, Any] = json.loads(text) if text else {}
-        lines = _tail(output, hide)
-    if not answer:
-        yield _no_answer(plan, status, load=load, timeout=timeout, lines=lines)
-        return
-    yield from _findings(plan, answer, hide, load=load)
+        answer = result.read()
+        # The process ends itself, with status 1, when the application has not loaded in time.
+        if status is None or (load and not answer and status == 1 and time.monotonic() - began >= timeout):
+            return _Outcome({}, None, _hang(output, hide))
+        return _Outcome(json.loads(answer) if answer else {}, status, _tail(output, hide))
 
 
 def _secrets(plan: Plan) -> list[str]:
@@ -60,6 +83,7 @@ def _secrets(plan: Plan) -> list[str]:
 
 def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
     app, web = plan.config.app, plan.config.web
+    target = app.target if web.engine != "command" else ""
     return {
         "package": str(_PACKAGE),
         "fallbacks": _fallbacks(),
@@ -69,7 +93,8 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
         "http": web.http,
         "worker_class": web.worker_class or None,
         "command": list(web.command),
-        "target": app.target if load and web.engine != "command" else "",
+        "module": target.partition(":")[0],
+        "target": target if load else "",
         "factory": app.factory,
         "interface": app.interface,
         "timeout": timeout,
@@ -111,8 +136,18 @@ def _tail(output: IO[bytes], hide: Redactor) -> tuple[str, ...]:
     return tuple(hide(output.read().decode(errors="replace")).splitlines()[-TAIL:])
 
 
-def _no_answer(plan: Plan, status: int | None, *, load: bool, timeout: float, lines: tuple[str, ...]) -> Finding:
+def _hang(output: IO[bytes], hide: Redactor) -> tuple[str, ...]:
+    """Where it hung (the innermost call comes first), without our own frames and those of the import system."""
+    output.seek(0)
+    text = hide(output.read().decode(errors="replace"))
+    dump = text[text.rfind("Timeout (") :].splitlines()[1:]
+    ours = ("<frozen importlib", f'"{_PACKAGE}', f"importlib{os.sep}__init__.py")
+    return tuple(line for line in dump if not any(mark in line for mark in ours))[:TAIL]
+
+
+def _no_answer(plan: Plan, outcome: _Outcome, *, load: bool, timeout: float) -> Finding:
     what = "[app] target" if load else "[web] engine"
+    status, lines = outcome.status, outcome.lines
     if status is None:
         return error(what, f"did not load within {timeout:g} s; see [restart] boot_timeout", lines)
     ended = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
@@ -123,7 +158,7 @@ def _findings(plan: Plan, answer: dict[str, Any], hide: Redactor, *, load: bool)
     stage = answer["stage"]
     if stage != "python":
         yield ok("[app] python", f"{plan.python} (Python {answer['python']})")
-    if stage in ("load", "done"):
+    if stage in ("find", "load", "done"):
         yield ok("[web] engine", plan.config.web.engine)
     if "error" in answer:
         yield _failure(stage, answer, hide)
@@ -139,5 +174,5 @@ def _failure(stage: str, answer: dict[str, Any], hide: Redactor) -> Finding:
     if stage == "load" and not answer.get("clear"):
         trace = hide(answer.get("traceback", "")).splitlines()[-TAIL:]
         return error(subject, f"cannot load the application: {text.splitlines()[-1]}", trace)
-    # Our own errors are sentences; only the class name that Python puts before them is in the way.
-    return error(subject, text.partition(": ")[2] if answer.get("clear") else text)
+    # A sentence already; only the class name that Python puts before it is in the way.
+    return error(subject, text.partition(": ")[2] if answer.get("clear") or stage == "find" else text)

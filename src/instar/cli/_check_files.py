@@ -113,8 +113,10 @@ def _log(config: Config) -> Iterator[Finding]:
         yield error("[log] file", f"{path} is a folder")
     elif path.exists() and not os.access(path, os.W_OK):
         yield error("[log] file", f"cannot write to {path}: permission denied")
-    elif not path.exists() and not _can_create(path):
-        yield error("[log] file", f"cannot make {path}: {_above(path)} is not a folder that we may write to")
+    elif not path.parent.is_dir():
+        yield error("[log] file", f"there is no folder {path.parent}")
+    elif not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+        yield error("[log] file", f"cannot write to {path.parent}: permission denied")
     else:
         yield ok("[log] file", str(path))
 

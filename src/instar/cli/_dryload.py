@@ -59,10 +59,15 @@ def _try(request: dict[str, Any], result: dict[str, Any]) -> None:
         http=request["http"], worker_class=request["worker_class"], command=tuple(request["command"])
     )
     engines.get(request["engine"]).preload(options)
+    result["stage"] = "find"
+    module = request["module"].partition(".")[0]
+    if module and importlib.util.find_spec(module) is None:
+        places = ", ".join([request["chdir"], *request["pythonpath"]])
+        raise ModuleNotFoundError(f"there is no module {module} in {places} or among the installed packages")
     if request["target"]:
         result["stage"] = "load"
-        # Shows where it hangs, on standard error.
-        faulthandler.dump_traceback_later(request["timeout"])
+        # When it hangs, show where, on standard error, and leave (status 1).
+        faulthandler.dump_traceback_later(request["timeout"], exit=True)
         hazards, began = ForkHazards(), time.monotonic()
         app = load(request["target"], factory=request["factory"], interface=request["interface"])
         result.update(seconds=time.monotonic() - began, interface=app.interface, notes=hazards.found())

@@ -24,7 +24,7 @@ _MARKS = {"ok": "[green]ok[/]", "skipped": "[dim]skipped[/]", "warning": "[yello
 def check(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="[MODULE:ATTR]", help="Application, where there is no file.", show_default=False),
+        typer.Argument(metavar="MODULE:ATTR", help="Application, where there is no file.", show_default=False),
     ] = None,
     load: Annotated[
         bool, typer.Option("--load", help="Also import the application, in a process of its own interpreter.")
@@ -66,7 +66,7 @@ def check(
     if json:
         _print_answer(loaded, findings)
     else:
-        _show(loaded, findings)
+        _show(loaded, findings, load=load)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(ExitCode.USAGE)
 
@@ -116,7 +116,7 @@ def _print_answer(config: Config | None, findings: list[Finding]) -> None:
     print_json(answer)
 
 
-def _show(config: Config, findings: list[Finding]) -> None:
+def _show(config: Config, findings: list[Finding], *, load: bool) -> None:
     from rich.table import Table
 
     screen = console()
@@ -132,13 +132,14 @@ def _show(config: Config, findings: list[Finding]) -> None:
     screen.print()
     screen.print(checks)
     screen.print()
-    screen.print(_verdict(findings))
+    screen.print(_verdict(findings, load=load))
 
 
-def _verdict(findings: list[Finding]) -> str:
+def _verdict(findings: list[Finding], *, load: bool) -> str:
     errors = sum(finding.level == "error" for finding in findings)
     warnings = sum(finding.level == "warning" for finding in findings)
     if errors:
         return f"[red]{errors} error{'s' if errors > 1 else ''}[/]: `instar run` would not work"
     note = f", {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
-    return f"[green]ready[/]: `instar run` would serve this{note}"
+    hint = "" if load else "; --load also imports the application"
+    return f"[green]ready[/]: `instar run` would serve this{note}{hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ FILE = "instar.toml"
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="The project.", show_default="here")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The project.", show_default="here")] = Path(),
     target: Annotated[
         str | None,
         typer.Option(metavar="MODULE:ATTR", help="Take this application instead of the likeliest.", show_default=False),
@@ -77,9 +78,14 @@ def _check_target(target: str) -> None:
 
 def _write(path: Path, text: str, *, force: bool) -> None:
     try:
-        # "x" lets nobody in between: of two that write at once, one is refused.
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
+        if force:
+            # A full disk must not cost the old file.
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
+        else:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
     except FileExistsError:
         raise ConfigError(f"cannot write {path}: it exists; keep it, or replace it with --force") from None
     except OSError as error:

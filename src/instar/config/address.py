@@ -67,7 +67,7 @@ def parse_address(text: str) -> Address:
 
 
 def _parse_unix(text: str) -> Address:
-    path = text.removeprefix("unix:").replace("//", "/", 1) if text.startswith("unix://") else text[len("unix:") :]
+    path = text.removeprefix("unix://" if text.startswith("unix://") else "unix:")
     if not path or path.endswith("/"):
         raise _error(text, 'it names no file; write "unix:/run/app.sock"')
     if path.startswith("@") or "\0" in path:
