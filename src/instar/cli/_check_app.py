@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -120,15 +121,16 @@ def _run(plan: Plan, request: IO[bytes], output: IO[bytes], result: IO[bytes], l
         group=who.gid,
         extra_groups=who.groups,
     )
+    pidfd = os.pidfd_open(process.pid)
     try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
-        return None
+        in_time = bool(select.select([pidfd], [], [], limit)[0])
     finally:
-        # Before it is reaped or after: the group lives as long as a child of the application does.
+        os.close(pidfd)
+        # Not reaped yet, so that its number can't be that of somebody else's group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        status = process.wait()
+    return status if in_time else None
 
 
 def _tail(output: IO[bytes], hide: Redactor) -> tuple[str, ...]:
