@@ -39,9 +39,11 @@ def punch(fd: int, start: int, end: int) -> bool:
 
 def skip_hole(fd: int, offset: int) -> int:
     """The first offset from `offset` on that isn't in a hole: the length of the file if all the rest is one."""
+    # The length first: what a writer appends while we look is behind it, and must not be skipped.
+    length = os.fstat(fd).st_size
+    if offset >= length:
+        return offset
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:
-        if error.errno == errno.ENXIO:
-            return max(offset, os.fstat(fd).st_size)
-        return offset
+        return length if error.errno == errno.ENXIO else offset

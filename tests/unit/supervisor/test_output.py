@@ -12,6 +12,7 @@ import pytest
 from instar.supervisor import outputfile
 from instar.supervisor.logrecord import LogRecord
 from instar.supervisor.output import OutputFollower
+from instar.supervisor.punch import skip_hole
 
 
 class Rig:
@@ -180,6 +181,7 @@ while True:
         follower.wait()
         follower.stdout.close()
     seen = [int(line.split()[0]) for line in delivered.read_text().splitlines()]
+    rig.new_follower()
     seen += [int(text.split()[0]) for text in rig.read()]
     assert sorted(set(seen)) == list(range(count))
     assert len(seen) - len(set(seen)) <= 4 * 2 * outputfile.CHUNK // 80  # twice: at most the last rounds of each
@@ -203,6 +205,29 @@ def test_lost_offsets_repeat_rather_than_lose_and_never_show_a_hole(rig: Rig) ->
     texts = rig.read()
     assert texts[-1] == "new"
     assert not any("\0" in text for text in texts)
+
+
+@pytest.mark.parametrize(("content", "offset"), [(b"seen\n", 5), (b"", 0)])
+@pytest.mark.parametrize("hole", [0, 8192])
+def test_a_write_while_looking_for_holes_is_kept(
+    rig: Rig, content: bytes, offset: int, hole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = rig.write(content)
+    os.truncate(path, len(content) + hole)
+    real = os.lseek
+
+    def lseek(fd: int, position: int, how: int) -> int:
+        try:
+            return real(fd, position, how)
+        finally:
+            rig.write(b"late\n")  # after the kernel has said that there is no data
+
+    monkeypatch.setattr("instar.supervisor.punch.os.lseek", lseek)
+    with path.open("rb") as file:
+        found = skip_hole(file.fileno(), offset)
+        file.seek(found)
+        assert file.read().lstrip(b"\0") in (b"", b"late\n")
+        assert found <= len(content) + hole
 
 
 @pytest.mark.parametrize(
