@@ -9,6 +9,7 @@ import urllib.request
 from harness.control import Handover
 from harness.engines import light
 from harness.instance import Instance
+from harness.probe import Connection
 from harness.project import Project
 from harness.promise import check
 from harness.waiting import wait_for
@@ -77,16 +78,19 @@ def test_stop_leaves_no_process(project: Project, instance: Instance) -> None:
 
 def test_stop_lets_running_requests_finish(project: Project, instance: Instance) -> None:
     instance.start()
-    clients = {"gated": {"count": 3, "hold": 2.0}}
-    load = LoadProcess(project.root, project.target, clients)
-    with load:
-        stopping = instance.spawn("stop")
-        # The requests under way end well; what comes afterwards finds nobody.
-        wait_for("no process left", lambda: not instance.processes(), 20)
-        report = load.stop()
-    assert stopping.wait(10) == 0
-    cut = [record for record in report.failures if not record.detail.startswith("connect:")]
-    assert not cut, report.table()
+    held = [Connection(project.port) for _ in range(3)]
+    for number, connection in enumerate(held):
+        connection.send(f"/gate?n=stop{number}")
+    wait_for("three requests run", lambda: sum(worker["in_flight"] for worker in instance.live()["workers"]) == 3)
+    stopping = instance.spawn("stop")
+    wait_for("it stops", lambda: instance.status()["state"] == "stopping", interval=0.01)
+    for number, connection in enumerate(held):
+        (project.gates / f"stop{number}").touch()
+        assert connection.read() == 1
+        connection.close()
+    wait_for("no process left", lambda: not instance.processes(), 20)
+    out, err = stopping.communicate(timeout=10)
+    assert stopping.returncode == 0, (out, err)
 
 
 def test_no_supervisor_is_exit_code_5(project: Project, instance: Instance) -> None:
