@@ -14,7 +14,7 @@ import trustme
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import engine_harness as harness  # noqa: E402
+import engine_harness as harness
 
 
 @pytest.fixture(scope="session")

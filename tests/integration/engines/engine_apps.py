@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import time
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import instar
@@ -38,9 +39,9 @@ def wsgi(environ, start_response):
         return _events()
     elif path == "/file":
         name = query["name"][0]
-        start_response("200 OK", [("Content-Length", str(os.stat(name).st_size))])
+        start_response("200 OK", [("Content-Length", str(Path(name).stat().st_size))])
         wrapper = environ.get("wsgi.file_wrapper")
-        handle = open(name, "rb")
+        handle = open(name, "rb")  # noqa: SIM115
         return wrapper(handle) if wrapper else iter(lambda: handle.read(65536), b"")
     elif path == "/worker":
         worker = instar.current_worker()

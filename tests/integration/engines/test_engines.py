@@ -46,7 +46,7 @@ def keeping(request):
 def test_answers_counts_and_stops(start, engine, kind):
     name, interface, cls = engine
     worker = start(name, interface, app_of(interface), kind=kind, options=options(cls))
-    status, headers, body = worker.get("/")
+    status, _, body = worker.get("/")
     assert (status, body) == (200, b"ok")
     assert worker.get("/fail")[0] == 503
     assert worker.get("/raise")[0] == 500
@@ -61,7 +61,7 @@ def test_answers_counts_and_stops(start, engine, kind):
     assert worker.stop() == 0
 
 
-@pytest.mark.parametrize("item", [i for i in KEEPING], ids=ids)
+@pytest.mark.parametrize("item", KEEPING, ids=ids)
 def test_tls(start, authority, client_tls, item):
     name, interface, cls = item
     tls_options = options(cls, tls_cert=authority[1], tls_key=authority[2])
