@@ -57,9 +57,11 @@ def escaped(text: object) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """`0.03 s`, `12.1 s`, `4 min`, `3 h 20 min`, `5 d 3 h`."""
+    """`0.3 ms`, `25 ms`, `1.52 s`, `12.1 s`, `4 min`, `3 h 20 min`, `5 d 3 h`."""
     if value is None:
         return "-"
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms" if value >= 0.001 else f"{value * 1000:.1f} ms"
     if value < 10:
         return f"{value:.2f} s"
     if value < 120:

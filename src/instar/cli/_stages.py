@@ -23,6 +23,8 @@ _CODES = {
 }
 #: Seconds between two progress lines of one stage where there is no terminal.
 PROGRESS_EVERY = 5.0
+#: A wait for the previous drain is only mentioned from this many seconds on.
+WORTH_SHOWING = 0.1
 
 
 def follow_handover(events: Iterable[dict[str, Any]], *, what: str, as_json: bool) -> ExitCode:
@@ -45,6 +47,13 @@ def follow_handover(events: Iterable[dict[str, Any]], *, what: str, as_json: boo
     else:
         _report(result, what)
     return _CODES.get(str(result.get("outcome")), ExitCode.UNEXPECTED)
+
+
+def _unremarkable(event: dict[str, Any]) -> bool:
+    """Skipped without a reason, or a wait that wasn't one."""
+    if event["state"] == "skipped":
+        return not event.get("detail")
+    return event["stage"] == "wait" and event["state"] == "done" and (event.get("seconds") or 0.0) < WORTH_SHOWING
 
 
 class _View(Protocol):
@@ -83,15 +92,17 @@ class _Lines(_Silent):
     """A line for each stage that ended, and now and then one for a stage that takes its time."""
 
     def __init__(self) -> None:
-        self._last = 0.0
+        self._last = time.monotonic()
 
     def stage(self, event: dict[str, Any]) -> None:
         """Print what is worth a line in a log file."""
+        if _unremarkable(event):
+            return
         name, state, detail = event["stage"], event["state"], printable(str(event.get("detail") or ""))
         suffix = f": {detail}" if detail else ""
         if state in ("done", "failed"):
             print(f"{name} {state} ({seconds(event.get('seconds'))}){suffix}", flush=True)
-        elif state == "skipped" and detail:
+        elif state == "skipped":
             print(f"{name} skipped{suffix}", flush=True)
         elif state == "progress" and time.monotonic() - self._last > PROGRESS_EVERY:
             self._last = time.monotonic()
@@ -134,7 +145,7 @@ class _Terminal:
         table = Table.grid(padding=(0, 1))
         for name, event in list(self._stages.items()):
             state, detail = event["state"], escaped(event.get("detail") or "")
-            if state == "skipped" and not detail:
+            if _unremarkable(event):
                 continue
             running = state not in self._SIGNS
             took = time.monotonic() - self._begun[name] if running else event.get("seconds")
@@ -162,5 +173,6 @@ def _report(result: dict[str, Any], what: str) -> None:
         print(f"last lines of generation {generation}:", file=sys.stderr)
         for line in tail:
             print(f"  {printable(str(line))}", file=sys.stderr)
-    survivor = f"; generation {before} serves on" if result.get("outcome") == "rolled-back" else ""
+    serving = result.get("serving", before)
+    survivor = f"; generation {serving} serves on" if result.get("outcome") == "rolled-back" and serving else ""
     print(f"instar: cannot {what} to generation {generation}: {error}{survivor}", file=sys.stderr)

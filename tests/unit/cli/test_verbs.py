@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from instar.cli._format import seconds, size
 from instar.errors import ExitCode
 from instar.supervisor.logrecord import LogRecord
 from instar.supervisor.logstore import LogStore
 
 STAGES: list[dict[str, Any]] = [
+    {"event": "stage", "stage": "wait", "state": "done", "seconds": 0.0001},
     {"event": "stage", "stage": "before", "state": "skipped"},
     {"event": "stage", "stage": "boot", "state": "started"},
     {"event": "stage", "stage": "boot", "state": "progress", "detail": "1 of 2 workers"},
@@ -83,9 +85,8 @@ def test_restart_shows_stages_as_lines(run: Any, fake: Any) -> None:
     code, out, err = run("restart")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "boot …: 1 of 2 workers",
         "boot done (1.23 s): 2 workers",
-        "probe done (0.01 s)",
+        "probe done (10 ms)",
         "restart done in 2.50 s: generation 4 serves (before: 3)",
     ]
     assert fake.requests == [("POST", "/v1/restart", {"now": False, "keep_old": None, "canary": None})]
@@ -158,7 +159,7 @@ def test_rollback_uses_the_same_view(run: Any, fake: Any) -> None:
     fake.streams["/v1/rollback"] = [{"event": "stage", "stage": "cut-over", "state": "done", "seconds": 0.002}, DONE]
     code, out, _ = run("rollback")
     assert code == 0
-    assert out.splitlines()[0] == "cut-over done (0.00 s)"
+    assert out.splitlines()[0] == "cut-over done (2 ms)"
     assert out.splitlines()[1].startswith("rollback done")
 
 
@@ -172,6 +173,34 @@ def test_stages_on_a_terminal_are_drawn(fake: Any, monkeypatch: pytest.MonkeyPat
     assert "✓" in out
     assert "boot" in out
     assert "1.23 s" in out
+
+
+def test_slow_stages_are_mentioned_without_a_terminal(run: Any, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instar.cli._stages.PROGRESS_EVERY", 0.0)
+    fake.streams["/v1/restart"] = [{**STAGES[0], "seconds": 12.0}, *STAGES[1:], {**DONE, "serving": 4}]
+    _, out, _ = run("restart")
+    assert out.splitlines()[:2] == ["wait done (12.0 s)", "boot …: 1 of 2 workers"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0.0004, "0.4 ms"),
+        (0.05, "50 ms"),
+        (1.5, "1.50 s"),
+        (75, "75.0 s"),
+        (150, "2 min"),
+        (7260, "2 h 1 min"),
+        (90000, "1 d 1 h"),
+    ],
+)
+def test_durations(value: float | None, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_sizes() -> None:
+    assert [size(value) for value in (None, 12, 52_400_000, 3_000_000_000)] == ["-", "12 B", "52.4 MB", "3.0 GB"]
 
 
 def test_history(run: Any, fake: Any) -> None:
