@@ -55,7 +55,7 @@ reference: $(VENV)/.installed-dev ## Write the generated pages of docs/
 	@$(BIN)/python scripts/cli_reference.py > docs/cli.md
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site/
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "open site/index.html"
 
 clean: ## Remove what was built
