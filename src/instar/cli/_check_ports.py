@@ -38,7 +38,7 @@ def check_ports(config: Config) -> Iterator[Finding]:
 def _tcp(subject: str, address: Address) -> Finding:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return error(subject, f"cannot find the host {address.host}; check its spelling, or write an address")
     family, kind, protocol, _, target = found[0]
     with socket.socket(family, kind, protocol) as sock:

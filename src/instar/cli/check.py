@@ -12,7 +12,7 @@ import typer
 from instar.cli._check_plan import describe
 from instar.cli._findings import Finding, error, warning
 from instar.cli._format import console, escaped, print_json
-from instar.cli._options import ConfigFile, Json, StateDir
+from instar.cli._options import ConfigFile, Json, Name, StateDir
 from instar.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def check(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of instar.toml and exit.")] = False,
     json: Json = False,
     config: ConfigFile = None,
+    name: Name = None,
     state_dir: StateDir = None,
 ) -> None:
     """Check the configuration and all that it names, without starting anything.
@@ -56,7 +57,7 @@ def check(
     from instar import config as configuration
 
     try:
-        loaded = configuration.load(config, target=target, overrides={"state_dir": state_dir})
+        loaded = configuration.load(config, target=target, overrides={"app.name": name, "state_dir": state_dir})
     except ConfigError as problem:
         if not json:
             raise

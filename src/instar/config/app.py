@@ -71,6 +71,7 @@ class App(Table):
         {},
         "Environment variables of the application, its hooks and its services; they win over those of `env_file`.",
         unit="table of texts",
+        repr=False,
         example={"DJANGO_SETTINGS_MODULE": "mysite.settings"},
     )
     env_file: OptionalPath = setting(

@@ -43,5 +43,5 @@ class Health(Table):
     successes: AtLeastOne = setting(1, "Good answers in a row that each worker must give.", unit="count")
     host: Text = setting("localhost", "`Host` header of the probe; the application must accept it.", unit="host name")
     headers: Headers = setting(
-        {}, "More headers of the probe.", unit="table of texts", example={"X-Forwarded-Proto": "https"}
+        {}, "More headers of the probe.", unit="table of texts", repr=False, example={"X-Forwarded-Proto": "https"}
     )

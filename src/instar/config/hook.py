@@ -24,7 +24,9 @@ class Hook(Table):
         example=["{python}", "manage.py", "migrate", "--noinput"],
     )
     timeout: Period = setting(HOOK_TIMEOUT, "Time that it may take. Default: `hook_timeout`.", unit="seconds")
-    env: Variables = setting({}, "More environment variables, besides those of the application.", unit="table of texts")
+    env: Variables = setting(
+        {}, "More environment variables, besides those of the application.", unit="table of texts", repr=False
+    )
 
 
 def _hooks(value: object) -> object:

@@ -20,7 +20,9 @@ class Service(Table):
         example=["{python}", "-m", "mysite.mailer"],
     )
     chdir: OptionalPath = setting(None, "Folder that it runs in. Empty: that of `[app]`.", unit="path")
-    env: Variables = setting({}, "More environment variables, besides those of the application.", unit="table of texts")
+    env: Variables = setting(
+        {}, "More environment variables, besides those of the application.", unit="table of texts", repr=False
+    )
     restart: Literal["always", "on-failure", "never"] = setting(
         "always", "Whether to start it again when it ends by itself.", unit="choice"
     )

@@ -223,7 +223,6 @@ def test_ports_of_our_own_supervisor_are_not_tried(site: Callable[..., Path], in
     ("bind", "words"),
     [
         ("203.0.113.7:80", "no network interface of this host has the address 203.0.113.7"),
-        ("no-such-host.invalid:80", "cannot find the host no-such-host.invalid"),
         ("unix:nowhere/a.sock", "there is no folder"),
         ("unix:site1.py", "exists and is not a socket"),
     ],
@@ -232,6 +231,19 @@ def test_addresses_that_cannot_be_bound(site: Callable[..., Path], instar: Insta
     site(bind=bind)
     (text,) = found(instar("check", "--json"), "error")
     assert words in text
+
+
+@pytest.mark.parametrize("problem", [socket.gaierror("unknown"), UnicodeError("label too long")])
+def test_an_unknown_host(
+    site: Callable[..., Path], instar: Instar, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("instar.cli._check_ports.socket.getaddrinfo", fail)
+    site(bind="no-such-host:80")
+    (text,) = found(instar("check", "--json"), "error")
+    assert "cannot find the host no-such-host" in text
 
 
 def test_unix_sockets(site: Callable[..., Path], instar: Instar) -> None:

@@ -58,7 +58,7 @@ def test_env_wins_over_the_file(project: Path, read: Callable[..., Config]) -> N
     (project / ".env").write_text("A=file\nB=file\n")
     config = read("[app]\ntarget = 'm:a'\nenv_file = '.env'\nenv = {A = 'toml', C = 3}\n")
     assert environment(config) == {"A": "toml", "B": "file", "C": "3"}
-    assert "file" not in repr(config.app.env)
+    assert "toml'" not in repr(config)  # may be a secret as well
 
 
 def test_redactor_knows_the_forms_of_a_secret() -> None:

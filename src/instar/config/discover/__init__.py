@@ -8,7 +8,6 @@ from pathlib import Path
 
 from instar.config.discover import django, frameworks
 from instar.config.discover.candidate import Candidate, Health, Project, Static
-from instar.config.discover.source import sources
 
 __all__ = ["Candidate", "Health", "Project", "Static", "discover"]
 
@@ -16,7 +15,7 @@ __all__ = ["Candidate", "Health", "Project", "Static", "discover"]
 def discover(root: Path) -> Project:
     """Look through a folder."""
     root = root.resolve()
-    found = [*django.find(root), *frameworks.find(list(sources(root)), root)]
+    found = [*django.find(root), *frameworks.find(root)]
     unique: dict[tuple[str, str], Candidate] = {}
     for candidate in found:
         unique.setdefault((candidate.file, candidate.target.rpartition(":")[2]), candidate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,16 @@ from instar.config.discover.candidate import Candidate, Health, Static
 from instar.config.discover.evaluate import evaluate
 from instar.config.discover.modules import place
 from instar.config.discover.routes import health, routes
-from instar.config.discover.source import Source, assignments, keyword, text_of, toplevel
+from instar.config.discover.source import (
+    Source,
+    assignments,
+    keyword,
+    mentions,
+    parse,
+    python_files,
+    text_of,
+    toplevel,
+)
 
 Interface = Literal["wsgi", "asgi"]
 
@@ -30,14 +40,25 @@ CONSTRUCTORS: dict[str, tuple[str, Interface]] = {
     "django.core.asgi.get_asgi_application": ("Django", "asgi"),
     "channels.routing.ProtocolTypeRouter": ("Django Channels", "asgi"),
 }
+#: A module without any of this holds no application, unless it calls a factory.
+_INTERESTING = re.compile(
+    rb"(?:from|import)\s+(?:" + b"|".join(sorted({name.partition(".")[0].encode() for name in CONSTRUCTORS})) + rb")\b"
+    rb"|environ\s*,\s*start_response|scope\s*,\s*receive"
+)
 _NAMES = ("app", "application", "api", "wsgi", "asgi")
 _MODULES = ("wsgi", "asgi", "main", "app", "application", "server", "__init__")
 
 
-def find(modules: list[Source], root: Path) -> list[Candidate]:
-    """The applications in some modules, the likeliest first."""
-    factories = {name: kind for source in modules for name, kind, _ in _factories(source)}
-    found = [candidate for source in modules for candidate in _in_module(source, root, factories)]
+def find(root: Path) -> list[Candidate]:
+    """The applications in a folder, the likeliest first."""
+    files = list(python_files(root))
+    modules = {path: source for path in files if mentions(path, _INTERESTING) and (source := parse(path))}
+    factories = {name: kind for source in modules.values() for name, kind, _ in _factories(source)}
+    if factories:
+        callers = re.compile(rb"\b(?:" + b"|".join(name.encode() for name in factories) + rb")\(")
+        rest = [path for path in files if path not in modules and mentions(path, callers)]
+        modules |= {path: source for path in rest if (source := parse(path))}
+    found = [item for path in files if path in modules for item in _in_module(modules[path], root, factories)]
     return sorted(found, key=_rank)
 
 
@@ -94,6 +115,8 @@ def _plain(source: Source) -> Iterator[tuple[str, tuple[str, Interface], int]]:
     for node in toplevel(source.tree.body):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names = [argument.arg for argument in node.args.args]
+            if node.name.startswith("_"):
+                continue
             if isinstance(node, ast.FunctionDef) and names == ["environ", "start_response"]:
                 yield node.name, ("WSGI", "wsgi"), node.lineno
             elif isinstance(node, ast.AsyncFunctionDef) and names == ["scope", "receive", "send"]:
