@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
+import subprocess
+import sys
+import sysconfig
 import urllib.request
 from pathlib import Path
 
@@ -31,7 +35,11 @@ def note(path: Path, text: str) -> list[str]:
 def test_hooks_run_in_order_and_a_failing_one_rolls_back(instance: Instance, project: Project, folder: Path) -> None:
     trace = folder / "trace"
     restart = project.config["restart"]
-    restart |= {"before": [note(trace, "before")], "after": [note(trace, "after")], "on_rollback": [note(trace, "back")]}
+    restart |= {
+        "before": [note(trace, "before")],
+        "after": [note(trace, "after")],
+        "on_rollback": [note(trace, "back")],
+    }
     instance.start()
     assert trace.read_text().split() == ["before", "after"]
     assert instance.command("restart").code == 0
@@ -123,6 +131,19 @@ def test_the_name_can_not_change_in_a_restart(instance: Instance, project: Proje
     instance.settled(1)
 
 
+def interpreter_for(user: pwd.struct_passwd) -> dict[str, object]:
+    """Settings for an interpreter of our version, with our packages, that this user can run."""
+    version = "{}.{}".format(*sys.version_info)
+    packages = sysconfig.get_path("purelib")
+    code = f"import sys; sys.path.insert(0, {packages!r}); import granian"
+    for candidate in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
+        with contextlib.suppress(OSError):
+            tried = subprocess.run([candidate, "-c", code], user=user.pw_uid, group=user.pw_gid, cwd="/", check=False)
+            if tried.returncode == 0:
+                return {"python": candidate, "pythonpath": [packages]}
+    pytest.skip(f"no Python {version} that {user.pw_name} can run: install one outside of root's home")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user: run the tests as root")
 def test_application_code_runs_as_the_configured_user(instance: Instance, project: Project, folder: Path) -> None:
     nobody = pwd.getpwnam("nobody")
@@ -135,8 +156,7 @@ def test_application_code_runs_as_the_configured_user(instance: Instance, projec
         "    return [f'{os.getuid()} {os.getgid()} {os.getgroups()}'.encode()]\n"
     )
     folder.chmod(0o755)
-    if not os.access("/work", os.X_OK):
-        pytest.skip("the interpreter is not readable for other users: install it where they can read it")
+    project.config["app"] |= interpreter_for(nobody)
     instance.start()
     uid, gid, groups = fetch(project.port, "/").split(" ", 2)
     assert (int(uid), int(gid)) == (nobody.pw_uid, nobody.pw_gid)
@@ -201,9 +221,7 @@ def test_a_rollback_on_shared_sockets_within_the_grace_period(
 
 def test_a_command_serves_as_the_engine(instance: Instance, project: Project, folder: Path) -> None:
     (folder / "current" / "plain.py").write_text(
-        "def app(environ, start):\n"
-        "    start('200 OK', [('Content-Length', '2')])\n"
-        "    return [b'ok']\n"
+        "def app(environ, start):\n    start('200 OK', [('Content-Length', '2')])\n    return [b'ok']\n"
     )
     project.config["app"]["target"] = ""
     project.config["web"] |= {

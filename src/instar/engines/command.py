@@ -1,7 +1,8 @@
 """Any server that can listen on inherited descriptors; the worker process becomes that command.
 
-The sockets arrive as LISTEN_FDS (sd_listen_fds(3)), from descriptor 3 on; `{fd}` and `{fds}` in the command
-are replaced by the first one and by all of them (comma-separated). The variables `INSTAR_*` of the worker's
+The sockets are its descriptors from 3 on. `{fd}` and `{fds}` in the command are replaced by the first one and by
+all of them (comma-separated); a command with neither is told through LISTEN_FDS (sd_listen_fds(3)), not both:
+gunicorn would take each socket twice. The variables `INSTAR_*` of the worker's
 environment and the scoreboard's descriptor go along, so that `instar.middleware` in the application can drain.
 
 The command is ready as far as this process can tell when it starts; whether it answers is for the
@@ -48,15 +49,16 @@ def serve(job: ServeJob) -> int:
         keep.add(fd)
     fds = [os.dup2(source, _FIRST + place) for place, source in enumerate(sources)]
     _close_on_exec(keep | set(fds))
-    os.environ.update(
-        LISTEN_FDS=str(len(fds)),
-        LISTEN_PID=str(os.getpid()),
-        LISTEN_FDNAMES=":".join("web" for _ in fds),
-    )
+    argv = expand(job.options.command, fds)
+    if argv == list(job.options.command):
+        os.environ.update(
+            LISTEN_FDS=str(len(fds)),
+            LISTEN_PID=str(os.getpid()),
+            LISTEN_FDNAMES=":".join("web" for _ in fds),
+        )
     # The worker's own signals mean nothing to a command, and their default action is death.
     for signum in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_IGN)
-    argv = expand(job.options.command, fds)
     os.execvp(argv[0], argv)  # noqa: S606
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from instar.engines.base import Interface
+from instar.errors import InstarError
 
 
-class LoadError(Exception):
+class LoadError(InstarError):
     """The application can't be loaded. The cause, if any, is the application's own exception."""
 
 
@@ -122,7 +123,7 @@ def prepare_path(chdir: str, pythonpath: tuple[str, ...]) -> None:
 
 def explain(error: BaseException) -> str:
     """The traceback of a failed load without the frames of the import machinery and of ours."""
-    if isinstance(error, LoadError):
+    if isinstance(error, InstarError):
         return f"{error}\n"
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
     shown = traceback.TracebackException.from_exception(error)

@@ -9,18 +9,18 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from instar import engines
 from instar.engines.base import Interface, ListenSocket, ServeJob
+from instar.errors import InstarError
 from instar.runtime import current, middleware
 from instar.runtime.drain import DrainState
 from instar.runtime.gate import WorkerGate
 from instar.runtime.linger import Linger
-from instar.runtime.loader import Application, load
+from instar.runtime.loader import Application, explain, load
 from instar.runtime.quiesce import quiesce
 from instar.runtime.scoreboard import Column, Drain, Scoreboard, State
 from instar.runtime.spec import GenerationSpec
@@ -73,8 +73,9 @@ class WorkerProcess:
             if code and self._board.get(self._row, Column.STATE) == State.STARTING:
                 self._report(f"the application left with exit status {code} while starting")
         except BaseException as error:
-            traceback.print_exc()
-            self._report(f"{type(error).__name__}: {error}", traceback.format_exc())
+            text = explain(error)
+            print(text, end="", file=sys.stderr, flush=True)
+            self._report(str(error) if isinstance(error, InstarError) else f"{type(error).__name__}: {error}", text)
             code = 1
         return code
 

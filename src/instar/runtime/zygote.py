@@ -18,10 +18,11 @@ import traceback
 from collections.abc import Callable
 
 from instar import PROTOCOL, engines
+from instar.errors import InstarError
 from instar.runtime import channel, fleet
 from instar.runtime.fleet import Seat, Worker
 from instar.runtime.link import Link
-from instar.runtime.loader import Application, ForkHazards, LoadError, explain, load, prepare_path
+from instar.runtime.loader import Application, ForkHazards, explain, load, prepare_path
 from instar.runtime.scoreboard import Column, Drain, Scoreboard, State
 from instar.runtime.spec import GenerationSpec
 from instar.runtime.worker import WorkerProcess, close_foreign, leave, pair
@@ -382,7 +383,7 @@ class Zygote:
 def _describe(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the application called exit({error.code!r}) while it was imported"
-    return (str(error) if isinstance(error, LoadError) else f"{type(error).__name__}: {error}")[:2000]
+    return (str(error) if isinstance(error, InstarError) else f"{type(error).__name__}: {error}")[:2000]
 
 
 def main(text: str) -> int:

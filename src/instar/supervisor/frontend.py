@@ -33,6 +33,8 @@ class Frontend:
     planned: dict[Slot, int] = dataclasses.field(default_factory=lambda: {"a": 0, "b": 0})
     #: Addresses that only the coming generation serves: their clients wait for it from the start.
     early: dict[str, Slot] = dataclasses.field(default_factory=dict)
+    #: Addresses that only the old generation serves: they go on leading there until they are closed.
+    dropped: set[str] = dataclasses.field(default_factory=set)
     _locks: dict[str, AddressLock] = dataclasses.field(default_factory=dict)
     _applied: dict[str, Steering] = dataclasses.field(default_factory=dict)
 
@@ -67,6 +69,7 @@ class Frontend:
         for bind in list(binds):
             self._applied.pop(bind, None)
             self.early.pop(bind, None)
+            self.dropped.discard(bind)
             if bind in self.listeners:
                 self.listeners.pop(bind).close()
             if bind in self._locks:
@@ -100,8 +103,11 @@ class Frontend:
     def release(self, slot: Slot) -> None:
         """The generation of this slot is gone."""
         self.workers[slot] = ()
-        for listener in self.listeners.values():
+        for _, listener in self._wanted():
             listener.release(slot)
+
+    def _wanted(self) -> list[tuple[str, Listener]]:
+        return [item for item in self.listeners.items() if item[0] not in self.dropped]
 
     def switch(self, slot: Slot, workers: Iterable[int]) -> None:
         """Send new connections to these workers of a slot. On an error all stays as it was; raises OSError."""
@@ -117,7 +123,7 @@ class Frontend:
 
     def apply(self) -> None:
         """Tell the kernel where new connections go, unless it knows. Raises OSError or ConfigError."""
-        for bind, listener in self.listeners.items():
+        for bind, listener in self._wanted():
             steering = self._steering(bind, listener)
             if self._applied.get(bind) != steering:
                 listener.apply(steering)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import ipaddress
 import math
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -103,6 +104,11 @@ class Handover:
         except (HandoverError, HookError, ProbeError, InstarError, OSError) as error:
             await self._give_up(str(error))
             return "rolled-back" if self.old else "failed"
+        except Exception as error:
+            # A defect of ours: whatever it is, the old generation serves on.
+            self.report.explain(traceback.format_exc())
+            await self._give_up(f"unexpected {type(error).__name__}: {error}")
+            return "failed"
         try:
             await self._settle()
         except (HandoverError, HookError) as error:

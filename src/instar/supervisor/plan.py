@@ -9,7 +9,7 @@ import os
 import pwd
 from pathlib import Path
 
-from instar.config import Config, environment, resolve_python
+from instar.config import Config, environment, expand_command, resolve_python
 from instar.engines.base import EngineOptions
 from instar.errors import ConfigError
 from instar.runtime.spec import GenerationSpec, ListenerSpec, StaticMap
@@ -105,7 +105,7 @@ class Plan:
             http=web.http,
             root_path=web.root_path,
             worker_class=web.worker_class or None,
-            command=tuple(web.command),
+            command=tuple(expand_command(tuple(web.command), self.python)),
         )
 
     def spec(

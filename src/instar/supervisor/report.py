@@ -36,6 +36,11 @@ class Report:
             raise
         stage.end("done", stage.detail)
 
+    def explain(self, text: str) -> None:
+        """More on an error, for the log only."""
+        for line in text.splitlines():
+            self._log.write(line)
+
     def skip(self, name: str, detail: str) -> None:
         """A stage that was not needed."""
         self._emit({"event": "stage", "stage": name, "state": "skipped", "seconds": 0.0, "detail": detail})

@@ -184,6 +184,7 @@ class Supervisor:
         self._check_unchanged(config)
         plan = Plan.of(config)
         added, dropped = self.frontend.open(config)
+        self.frontend.dropped = set(dropped)
         report = self._begin("restart", plan, options)
         if added or dropped:
             self._spawn(self._settle_binds(added, dropped, report), "settle binds")
@@ -248,10 +249,6 @@ class Supervisor:
         outcome = "failed"
         try:
             outcome = await handover.run()
-        except Exception as error:
-            handover.error = f"unexpected {type(error).__name__}: {error}"
-            self.log.write(handover.error)
-            raise
         finally:
             self.handover = None
             if outcome != "done":
@@ -474,7 +471,10 @@ class Supervisor:
         """Close what the configuration dropped once the old generation needs it no more; after a rollback, what
         it added."""
         result = await self._result(report)
-        self.frontend.close(dropped if result["outcome"] == "done" else added)
+        done = result["outcome"] == "done"
+        if not done:
+            self.frontend.dropped.clear()
+        self.frontend.close(dropped if done else added)
 
     def _note(self, generation: Generation, action: str, text: str) -> None:
         self.log.write(text, generation=generation.number)
