@@ -138,6 +138,12 @@ def test_an_ipv6_packet_with_an_extension_header_is_no_probe() -> None:
     assert Machine(bytes(raw)).run(program) == 3
 
 
+def test_an_ipv6_packet_that_looks_like_the_ipv4_probe_is_a_client() -> None:
+    # Read as IPv4, its header has no length, and so its first two bytes are the port.
+    lookalike = packet(ipaddress.ip_address("2001:db8:7f00:1::1"))
+    assert Machine(lookalike).run(steer([3], probe=ProbeMatch("127.0.0.1", 0x6000), probe_index=9)) == 3
+
+
 @given(st.ip_addresses(), ports, st.integers(0, 2**32 - 1), st.data())
 def test_the_first_match_of_a_combination_wins(client: IP, port: int, random: int, data: st.DataObject) -> None:
     clients = data.draw(st.lists(client_networks(client), max_size=5))

@@ -53,6 +53,12 @@ def test_clients_before_the_first_apply_reach_one_row_of_slot_a() -> None:
         assert count_arrivals(listener, "127.0.0.1", 100) == {0: 100}
 
 
+def test_clients_that_come_before_the_group_is_proven_stay_in_slot_a(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SteeredListener, "_proven", lambda *_, **__: True)
+    with listening(rows=4) as listener:
+        assert count_arrivals(listener, "127.0.0.1", 100) == {0: 100}
+
+
 def test_nothing_is_left_in_the_backlogs_by_the_creation() -> None:
     with listening(rows=4) as listener:
         listener.verify()
@@ -98,14 +104,20 @@ def test_a_probe_keeps_the_canary_and_leaves_no_trace() -> None:
         probe.close()
         arrivals(listener.all_sockets(), [("127.0.0.1", source_port)])
         assert set(count_arrivals(listener, "127.0.0.1", 100)) == {0, 1, 2, 3}
+
+
+def test_the_probes_port_is_free_again_and_means_nothing() -> None:
+    with listening() as listener, Clients() as clients:
         listener.apply(LIVE_A)
-        with Clients() as clients:
-            try:
-                again = clients.connect("127.0.0.1", port_of(listener), source_port=source_port)
-            except OSError as error:
-                assert error.errno == errno.EADDRINUSE
-                pytest.skip("another process of this machine took the port")
-            assert arrivals(listener.all_sockets(), [again])[again] in {0, 1}
+        with listener.connect_probe("b", 1, 5.0) as probe:
+            source_port = probe.getsockname()[1]
+        arrivals(listener.all_sockets(), [("127.0.0.1", source_port)])
+        try:
+            again = clients.connect("127.0.0.1", port_of(listener), source_port=source_port)
+        except OSError as error:
+            assert error.errno == errno.EADDRINUSE
+            pytest.skip("another process of this machine took the port")
+        assert arrivals(listener.all_sockets(), [again])[again] in {0, 1}
 
 
 def test_a_probe_of_a_full_backlog_times_out_and_clients_go_on() -> None:
@@ -273,6 +285,33 @@ def test_the_trap_is_real() -> None:
         assert count_arrivals(listener, "127.0.0.1", 50, sockets=listener.all_sockets()[1:]) == {2: 50}
         listener.verify()
         assert count_arrivals(listener, "127.0.0.1", 50) == {0: 50}
+
+
+def test_steering_works_when_the_first_socket_has_left() -> None:
+    with listening() as listener:
+        shut_down(listener.all_sockets()[0])
+        listener.apply(Steering("b", {"a": (0, 1), "b": (0,)}))
+        assert count_arrivals(listener, "127.0.0.1", 100, sockets=listener.all_sockets()[1:]) == {1: 100}
+        listener.verify()
+        listener.apply(LIVE_A)
+        assert set(count_arrivals(listener, "127.0.0.1", 100)) == {0, 1}
+
+
+def test_drops_of_an_overloaded_socket_are_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    drops = 0
+
+    def busy(_: socket.socket) -> int:
+        nonlocal drops
+        drops += 1
+        time.sleep(0.05)  # time enough for the connection to be made elsewhere
+        return drops
+
+    with listening() as listener:
+        listener.apply(LIVE_A)
+        shut_down(listener.all_sockets()[0])
+        listener.all_sockets()[0].listen()
+        monkeypatch.setattr(order, "_drops", busy)
+        assert not listener._order_holds()
 
 
 def test_an_index_taken_by_a_stranger_is_not_steered_to() -> None:
