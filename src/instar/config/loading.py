@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from instar.config.address import absolute, parse_address
 from instar.config.checks import problems
+from instar.config.here import current_folder
 from instar.config.messages import sentence
 from instar.config.model import Config
 from instar.errors import ConfigError
@@ -41,26 +42,26 @@ def load(
         _put(raw, key.split("."), value)
     config = _validate(raw, file, set(given))
     if state is not None:
-        config._state_dir = Path.cwd() / state
+        config._state_dir = current_folder() / state
     return config
 
 
 def _find(path: Path | None, target: str | None) -> Path | None:
     if path is not None:
         return path
-    if DEFAULT_FILE.exists():
+    if (current_folder() / DEFAULT_FILE).exists():
         return DEFAULT_FILE
     if target:
         return None
     raise ConfigError(
-        f"cannot read {DEFAULT_FILE}: there is none in {Path.cwd()}; write one with `instar init`, name one with "
+        f"cannot read {DEFAULT_FILE}: there is none in {current_folder()}; write one with `instar init`, name one with "
         "-c FILE, or name the application, as in `instar run module:app`"
     )
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as stream:
+        with (current_folder() / file).open("rb") as stream:
             return tomllib.load(stream)
     except FileNotFoundError:
         raise ConfigError(f"cannot read {file}: no such file; write one with `instar init`") from None
@@ -78,7 +79,7 @@ def _overrides(overrides: Mapping[str, Any], target: str | None) -> dict[str, An
     if target:
         given["app.target"] = target
     if "app.chdir" in given:
-        given["app.chdir"] = str(Path.cwd() / given["app.chdir"])
+        given["app.chdir"] = str(current_folder() / given["app.chdir"])
     if "web.bind" in given:
         binds = given["web.bind"]
         given["web.bind"] = [str(_from_cwd(bind)) for bind in ([binds] if isinstance(binds, str) else binds)]
@@ -86,7 +87,7 @@ def _overrides(overrides: Mapping[str, Any], target: str | None) -> dict[str, An
 
 
 def _from_cwd(bind: str) -> str:
-    return str(absolute(parse_address(bind), Path.cwd()))
+    return str(absolute(parse_address(bind), current_folder()))
 
 
 def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -100,8 +101,8 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _validate(raw: dict[str, Any], file: Path | None, given: set[str]) -> Config:
-    source = Path.cwd() / file if file else None
-    context = {"base": source.parent if source else Path.cwd()}
+    source = current_folder() / file if file else None
+    context = {"base": source.parent if source else current_folder()}
     try:
         config = Config.model_validate(raw, context=context)
     except ValidationError as error:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, PrivateAttr, model_validator
 
 from instar.config.app import App
 from instar.config.health import Health
+from instar.config.here import current_folder
 from instar.config.log import Log
 from instar.config.restart import Restart
 from instar.config.service import Service
@@ -59,7 +60,7 @@ class Config(Table):
     @property
     def base(self) -> Path:
         """The folder that relative paths started from."""
-        return self._source.parent if self._source else Path.cwd()
+        return self._source.parent if self._source else current_folder()
 
     def state_dir(self) -> Path:
         """The state directory of this application (see `instar.config.state`)."""

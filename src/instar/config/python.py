@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from instar.config.here import current_folder
 from instar.config.model import Config
 from instar.errors import ConfigError
 
@@ -35,7 +36,7 @@ def _configured(python: Path) -> Path:
     found = shutil.which(str(python))
     if found is None:
         raise ConfigError(f"cannot use [app] python: no command {python} in PATH; write the interpreter's whole path")
-    return Path.cwd() / found
+    return current_folder() / found
 
 
 def _runnable(python: Path, what: str) -> Path:

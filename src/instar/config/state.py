@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from instar.config.here import current_folder
+
 
 def state_dir(name: str) -> Path:
     """`$INSTAR_STATE_DIR`, else a folder by the application's name (absolute, not created).
@@ -13,7 +15,7 @@ def state_dir(name: str) -> Path:
     `~/.local/state/instar/NAME`.
     """
     if given := os.environ.get("INSTAR_STATE_DIR"):
-        return Path.cwd() / given
+        return current_folder() / given
     if os.geteuid() == 0:
         return Path("/run/instar") / name
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 
+from instar.config.here import current_folder
+
 
 class Table(BaseModel):
     """A table of `instar.toml`: can't be changed, refuses keys that it does not know."""
@@ -34,4 +36,4 @@ def setting(default: Any, description: str, *, unit: str, example: Any = None, *
 def base_folder(info: ValidationInfo) -> Path:
     """The folder that relative paths start from: that of the file, else the current one."""
     context: Mapping[str, Any] = info.context or {}
-    return Path(context.get("base") or Path.cwd())
+    return Path(context.get("base") or current_folder())

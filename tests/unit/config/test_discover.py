@@ -36,6 +36,7 @@ def best(root: Path) -> Candidate:
         ("import falcon\napp = falcon.App()", "Falcon", "m:app", "wsgi"),
         ("def application(environ, start_response):\n    pass", "WSGI", "m:application", "wsgi"),
         ("async def app(scope, receive, send):\n    pass", "ASGI", "m:app", "asgi"),
+        ("async def app(scope: dict[str, int], receive: X, send: Y) -> None:\n    pass", "ASGI", "m:app", "asgi"),
     ],
 )
 def test_constructors(tmp_path: Path, source: str, framework: str, target: str, interface: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +142,31 @@ def test_pinned_follows_the_link_once(project: Path, read: Read) -> None:
     assert pinned.services["b"].chdir is None
     assert pinned.source == config.source
     assert config.pinned().app.chdir == project / "r2"
+
+
+def test_a_swapped_link_is_followed_although_we_stand_in_the_old_release(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("r1", "r2"):
+        (project / name).mkdir()
+        (project / name / "instar.toml").write_text(f"[app]\ntarget = 'm:{name}'\n")
+    link = project / "current"
+    link.symlink_to("r1")
+    monkeypatch.chdir(link)
+    monkeypatch.setenv("PWD", str(link))
+    first = load(None)
+    assert (first.app.target, first.app.chdir, first.source) == ("m:r1", link, link / "instar.toml")
+    link.unlink()
+    link.symlink_to("r2")
+    second = load(None)
+    assert (second.app.target, second.app.chdir) == ("m:r2", link)
+    shutil.rmtree(project / "r1")
+    assert load(Path("instar.toml")).app.target == "m:r2"
+
+
+def test_a_wrong_pwd_is_not_believed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/")
+    assert load(None, target="m:a").app.chdir == project
 
 
 def test_state_directory(project: Path, read: Read, monkeypatch: pytest.MonkeyPatch) -> None:

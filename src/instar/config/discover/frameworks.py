@@ -43,7 +43,7 @@ CONSTRUCTORS: dict[str, tuple[str, Interface]] = {
 #: A module without any of this holds no application, unless it calls a factory.
 _INTERESTING = re.compile(
     rb"(?:from|import)\s+(?:" + b"|".join(sorted({name.partition(".")[0].encode() for name in CONSTRUCTORS})) + rb")\b"
-    rb"|environ\s*,\s*start_response|scope\s*,\s*receive"
+    rb"|\benviron\b[^)]{0,200}\bstart_response\b|\bscope\b[^)]{0,200}\breceive\b"
 )
 _NAMES = ("app", "application", "api", "wsgi", "asgi")
 _MODULES = ("wsgi", "asgi", "main", "app", "application", "server", "__init__")
