@@ -121,7 +121,7 @@ async def block(port: int, pid: int, threads: int, seconds: float, attempts: int
 
 
 def busiest(server: Server) -> int:
-    """The worker that most connections reach: workers that share a socket don't get equal shares when there is little to do."""
+    """The worker that most connections reach: with little to do, workers that share a socket get unequal shares."""
     return collections.Counter(answer.pid for answer in server.answers(40)).most_common(1)[0][0]
 
 

@@ -2,8 +2,8 @@
 
 `python -m bench.memory [--quick] [--json] [--only PART]`
 
-Memory is the proportional set size (PSS) of all processes of a server, which counts shared pages once. The resting value is
-taken after every worker has run its garbage collector, because that is what ends sharing in a server that does not take care.
+Memory is the proportional set size (PSS) of all processes of a server, which counts shared pages once. The resting
+value is taken after every worker has run its garbage collector: that ends the sharing where nobody takes care.
 """
 
 from __future__ import annotations
@@ -106,7 +106,15 @@ def cells(case: Case, result: Result) -> list[str]:
     one, most = result.collected[counts[0]], result.collected[counts[-1]]
     sizes = [f"{result.collected[count]:.0f}" for count in counts]
     fresh = f"{result.started[counts[-1]]:.0f}"
-    return [case.kind.name, fresh, *sizes, f"{most / one:.2f}", case.how, f"{result.peak:.0f}", f"{result.peak / most:.2f}"]
+    return [
+        case.kind.name,
+        fresh,
+        *sizes,
+        f"{most / one:.2f}",
+        case.how,
+        f"{result.peak:.0f}",
+        f"{result.peak / most:.2f}",
+    ]
 
 
 def row(case: Case, result: Result) -> dict[str, Any]:
@@ -136,7 +144,7 @@ def run(options: Options) -> Report:
     report.tables.append(table)
     report.notes.append(
         f"`started`: all workers answer; `collected`: after `gc.collect()` in each. The peak is sampled every "
-        f"{INTERVAL * 1000:.0f} ms. Aim: 4 workers ≤ 1.3 × one."
+        f"{INTERVAL * 1000:.0f} ms. Aim: 4 workers at most 1.3 times one."
     )
     return report
 

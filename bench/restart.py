@@ -1,9 +1,9 @@
 """Requests that fail, and how long the others wait, while a server is restarted under load.
 
-`python -m bench.restart [--quick] [--json] [--only PART] [--restarts N]`
+`python -m bench.restart [--quick] [--json] [--only PART]`
 
-Each server runs with two workers and the same application (loading takes 0 s or 2 s), is left alone for some seconds and
-is then restarted again and again. Servers take turns: every case is run in two rounds, the second in reverse order.
+Each server runs with two workers and the same application (loading takes 0 s or 2 s), is left alone for some seconds
+and is then restarted again and again. Servers take turns: every case is run in two rounds, the second in reverse order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from bench.common import load, restarts, servers
-from bench.common.process import ServerError
+from bench.common.process import Server, ServerError
 from bench.common.report import Options, Report, Table, main, say
 from bench.common.stats import quartiles
 
@@ -88,7 +88,7 @@ def run_round(case: Case, plan: Plan, result: Result) -> None:
         result.during += clients.between(middle, end)
 
 
-def restart_repeatedly(case: Case, plan: Plan, server: servers.Server, result: Result) -> None:
+def restart_repeatedly(case: Case, plan: Plan, server: Server, result: Result) -> None:
     """The restarts of one round."""
     begun = time.monotonic()
     for _ in range(plan.restarts):
@@ -142,12 +142,19 @@ def stages_table(plan: Plan, results: dict[str, Result]) -> Table | None:
     if not rows:
         return None
     names = list(dict.fromkeys(stage for found in rows.values() for restart in found for stage in restart.stages))
-    table = Table(f"instar, stages of a restart in s (median), loading takes {plan.boot:g} s", ["engine", *names, "rest"])
+    title = f"instar, stages of a restart in s (median); the application loads in {plan.boot:g} s"
+    table = Table(title, ["engine", *names, "beyond load and drain"])
     for name, found in rows.items():
         medians = [quartiles([restart.stages.get(stage, 0.0) for restart in found])[1] for stage in names]
-        rest = quartiles([r.stages["command"] - plan.boot - r.stages.get("drain", 0.0) for r in found])[1]
-        table.rows.append([name, *(f"{value:.2f}" for value in [*medians, rest])])
+        beyond = quartiles([beyond_load_and_drain(restart, plan.boot) for restart in found])[1]
+        table.rows.append([name, *(f"{value:.2f}" for value in [*medians, beyond])])
     return table
+
+
+def beyond_load_and_drain(restart: restarts.Restart, boot: float) -> float:
+    """In seconds. The old generation drains during the grace period, too."""
+    drained = restart.stages.get("grace", 0.0) + restart.stages.get("drain", 0.0)
+    return restart.stages["command"] - boot - drained
 
 
 def row(name: str, plan: Plan, result: Result) -> dict[str, Any]:
@@ -161,6 +168,14 @@ def row(name: str, plan: Plan, result: Result) -> dict[str, Any]:
     }
 
 
+LEGEND = (
+    "`max ratio`: the longest answer while restarting, as a multiple of the longest before. `switch`: until only the "
+    "new application answers new connections; `over`: until the old processes are gone, too (medians). Failures: refused, "
+    "connect (no connection), reset, closed (no byte of an answer), cut (part of one), timeout (15 s), status. "
+    "`dropped`: idle connections closed without an announcement, found before sending."
+)
+
+
 def run(options: Options) -> Report:
     """Measure all cases, with a fast and a slow application."""
     report = Report("restart", notes=servers.available())
@@ -168,11 +183,7 @@ def run(options: Options) -> Report:
     for boot in (0.0, 2.0):
         plan = Plan(boot, rounds=1, restarts=2, steady=2.0, budget=3.0) if options.quick else Plan(boot)
         run_plan(plan, cases, report)
-    report.notes.append(
-        "`switch`: until only the new application answers new connections; `over`: until the old processes are gone, too "
-        "(medians). Failures by kind: refused, connect (no connection), reset, closed (no byte of an answer), cut (part of "
-        "one), timeout (15 s), status. `dropped`: idle connections closed without an announcement, found before sending."
-    )
+    report.notes.append(LEGEND)
     return report
 
 

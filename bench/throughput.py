@@ -2,9 +2,9 @@
 
 `python -m bench.throughput [--quick] [--json] [--only PART]`
 
-Both servers of a pair run at the same time; the load (wrk, 32 connections) goes to one of them, then to the other, for a
-second each. The ratio of every pair of windows is taken first, then their median and quartiles. CPU per request is all
-user and system time of the server's processes. The first pair compares a server with itself: that is the noise.
+Both servers of a pair run at the same time; the load (wrk, 32 connections) goes to one of them, then to the other, for
+a second each. The ratio of every pair of windows is taken first, then their median and quartiles. CPU per request is
+all user and system time of the server's processes. The first pair compares a server with itself: that is the noise.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import shutil
 from typing import Any
 
 from bench.common import flood, servers
-from bench.common.process import Server, ServerError
+from bench.common.process import Server, ServerError, autogroup
 from bench.common.report import Options, Report, Table, main, say
 from bench.common.stats import quartiles
+
+
+WORKING = 0.05
+"""A process that uses so many seconds of CPU in a window does work for requests."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Side:
     generator: float = 0.0
     """The busiest window of the load generator, as a share of what it could use."""
     groups: int = 1
-    """Scheduling groups that the server's processes are spread over: a server with more of them gets more CPU time."""
+    """Scheduling groups that the working processes are spread over: a server with more of them gets more CPU time."""
 
     @property
     def cpu_per_request(self) -> float:
@@ -71,11 +75,12 @@ def window(server: Server, side: Side | None) -> None:
     result = flood.flood(server.port, 1)
     if side is None:
         return
-    side.cpu += server.tree.cpu_seconds() - before
+    used = {pid: seconds - before.get(pid, 0.0) for pid, seconds in server.tree.cpu_seconds().items()}
+    side.cpu += sum(used.values())
+    side.groups = len({autogroup(pid) for pid, seconds in used.items() if seconds > WORKING})
     side.rates.append(result.rate)
     side.requests += result.requests
     side.errors += result.errors
-    side.groups = len(server.tree.autogroups())
     side.generator = max(side.generator, result.busy)
 
 
@@ -92,7 +97,19 @@ def run_pair(pair: Pair, count: int) -> tuple[Side, Side]:
     return sides
 
 
-COLUMNS = ["pair", "aim", "ratio", "quartiles", "req/s", "req/s", "CPU µs/req", "CPU µs/req", "CPU ratio", "errors", "generator"]
+COLUMNS = [
+    "pair",
+    "aim",
+    "ratio",
+    "quartiles",
+    "req/s",
+    "req/s",
+    "CPU µs/req",
+    "CPU µs/req",
+    "CPU ratio",
+    "errors",
+    "generator",
+]
 
 
 def cells(pair: Pair, left: Side, right: Side) -> list[str]:
@@ -102,7 +119,17 @@ def cells(pair: Pair, left: Side, right: Side) -> list[str]:
     cost_ratio = f"{left.cpu_per_request / right.cpu_per_request:.2f}"
     busiest = f"{max(left.generator, right.generator):.0%}"
     errors = str(left.errors + right.errors)
-    return [pair.name, pair.aim, f"{middle:.2f}", f"{low:.2f} to {high:.2f}", *rates, *costs, cost_ratio, errors, busiest]
+    return [
+        pair.name,
+        pair.aim,
+        f"{middle:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        *rates,
+        *costs,
+        cost_ratio,
+        errors,
+        busiest,
+    ]
 
 
 def ratios(left: Side, right: Side) -> tuple[float, float, float]:

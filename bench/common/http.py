@@ -16,7 +16,11 @@ def request_bytes(path: str = "/", *, close: bool = False) -> bytes:
 
 
 class RequestError(Exception):
-    """A request failed. `kind`: refused, connect, reset, closed (no byte of an answer), cut, timeout, status, invalid."""
+    """A request failed; `kind` says how.
+
+    refused, connect (no connection), reset, closed (no byte of an answer), cut (part of one), timeout, status N,
+    invalid.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)

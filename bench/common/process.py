@@ -24,6 +24,13 @@ class ServerError(Exception):
     """A server did not start, restart or stop. The message says why."""
 
 
+def autogroup(pid: int) -> str:
+    """The scheduling group of a process (sched_autogroup); empty where the kernel has none."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/autogroup").read_text().split()[0]
+    return ""
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on."""
     with socket.socket() as sock:
@@ -32,7 +39,7 @@ def free_port() -> int:
 
 
 class Tree:
-    """The processes of one server, found by a mark in their environment: it survives re-exec, setsid and re-parenting."""
+    """The processes of one server, known by a mark in their environment, which survives exec, setsid and re-parenting."""
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(8)
@@ -57,21 +64,13 @@ class Tree:
                 total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         return total / 1024
 
-    def cpu_seconds(self) -> float:
-        """User and system time of the live processes, in seconds."""
-        total = 0
+    def cpu_seconds(self) -> dict[int, float]:
+        """User and system time of each live process."""
+        found = {}
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                total += int(fields[11]) + int(fields[12])
-        return total / TICK
-
-    def autogroups(self) -> set[str]:
-        """The scheduling groups (sched_autogroup) of the live processes; empty where the kernel has none."""
-        found = set()
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                found.add(Path(f"/proc/{pid}/autogroup").read_text().split()[0])
+                found[pid] = (int(fields[11]) + int(fields[12])) / TICK
         return found
 
     def kill(self) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,15 +71,17 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=(description or "").split("\n\n")[0])
     result.add_argument("--quick", action="store_true", help="a short run: shows that it works, measures little")
     result.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    result.add_argument("--only", action="append", default=[], metavar="PART", help="only rows whose name contains PART")
+    result.add_argument(
+        "--only", action="append", default=[], metavar="PART", help="only rows whose name contains PART"
+    )
     return result
 
 
 def measure(run: Callable[[Options], Report], options: Options) -> Report:
     """Run one program and note the machine's load around it."""
-    before, meter, begun = machine.load_average(), machine.BusyMeter(), machine.time.monotonic()
+    before, meter, begun = machine.load_average(), machine.BusyMeter(), time.monotonic()
     report = run(options)
-    seconds = machine.time.monotonic() - begun
+    seconds = time.monotonic() - begun
     report.load = {"before": before, "after": machine.load_average(), "seconds": round(seconds, 1), **meter.read()}
     return report
 
@@ -88,10 +92,23 @@ def main(run: Callable[[Options], Report], description: str | None) -> None:
     report = measure(run, Options(arguments.quick, tuple(arguments.only)))
     facts = machine.describe()
     if arguments.json:
-        print(json.dumps({"machine": facts, **dataclasses.asdict(report)}))
+        print_json({"machine": facts, **dataclasses.asdict(report)})
     else:
         print(report.markdown(), end="\n\n")
         print(json.dumps(facts))
+
+
+def print_json(value: Any) -> None:
+    """One object on standard output; what could not be measured is null."""
+
+    def known(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: known(inner) for key, inner in part.items()}
+        if isinstance(part, list):
+            return [known(inner) for inner in part]
+        return None if isinstance(part, float) and not math.isfinite(part) else part
+
+    print(json.dumps(known(value)))
 
 
 def say(text: str) -> None:

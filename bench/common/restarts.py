@@ -149,7 +149,8 @@ def _wait_promotion(pidfile: Path, master: int, server: Server) -> None:
 
 def instar(server: Server, step: Callable[[], None]) -> dict[str, float]:
     """`instar restart --json`, which returns when the old generation has drained."""
-    argv = [INSTAR_VENV / "bin" / "instar", "restart", "--json", "-c", server.directory / "instar.toml"]
+    config = str(server.directory / "instar.toml")
+    argv = [str(INSTAR_VENV / "bin" / "instar"), "restart", "--json", "-c", config]
     env = {**os.environ, **instar_env(server.directory)}
     command = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while command.poll() is None:

@@ -179,9 +179,7 @@ UWSGI_HTTP11 = Kind("uWSGI http11-socket", "wsgi", uwsgi_http11)
 
 
 @contextlib.contextmanager
-def running(
-    kind: Kind, *, workers: int = 2, threads: int = 4, boot: float = 0.0, ballast: int = 0
-) -> Iterator[Server]:
+def running(kind: Kind, *, workers: int = 2, threads: int = 4, boot: float = 0.0, ballast: int = 0) -> Iterator[Server]:
     """One server for the length of the context; `boot` in seconds, `ballast` in MB. Raises ServerError."""
     server = Server(kind.name)
     site = Site(server.port, server.directory, kind.interface, workers, threads)
