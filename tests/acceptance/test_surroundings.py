@@ -17,6 +17,7 @@ from harness.instance import Instance
 from harness.processes import alive
 from harness.project import Project, free_port
 from harness.waiting import wait_for
+
 from load.process import LoadProcess
 
 CLIENTS = {"new": {"count": 2}, "busy": {"count": 2}, "idle": {"count": 4}}

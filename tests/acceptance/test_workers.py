@@ -13,6 +13,7 @@ import pytest
 from harness.instance import Instance
 from harness.project import Project
 from harness.waiting import wait_for
+
 from load.process import LoadProcess
 
 CLIENTS = {"new": {"count": 2}, "busy": {"count": 2}, "idle": {"count": 4}}

@@ -125,10 +125,11 @@ def explain(error: BaseException) -> str:
     """The traceback of a failed load without the frames of the import machinery and of ours."""
     if isinstance(error, InstarError):
         return f"{error}\n"
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+    ours = str(Path(__file__).absolute().parents[1])
+    machinery = str(Path(importlib.__file__ or "").parent)
     shown = traceback.TracebackException.from_exception(error)
     for part in _chain(shown):
-        frames = [f for f in part.stack if not f.filename.startswith(("<frozen importlib", ours))]
+        frames = [f for f in part.stack if not f.filename.startswith(("<frozen importlib", machinery, ours))]
         part.stack = traceback.StackSummary.from_list(frames or list(part.stack)[-1:])
     return "".join(shown.format())
 

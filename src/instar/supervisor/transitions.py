@@ -81,3 +81,19 @@ def diagram() -> str:
     lines += [f"    {before} --> {after}: {event}" for (before, event), after in TRANSITIONS.items()]
     lines += ["    stopped --> [*]", "    failed --> [*]"]
     return "\n".join(lines)
+
+
+def page() -> str:
+    """The page of the documentation."""
+    return f"""# Generation states
+
+Made from the table in `src/instar/supervisor/transitions.py`; a test compares the two.
+
+```mermaid
+{diagram()}
+```
+"""
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,78 @@
+"""The journal survives crashes, torn lines and growth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from instar.supervisor import journal as journal_module
+from instar.supervisor.journal import Journal, read
+from instar.system import System
+
+
+def test_entries_are_numbered_on_over_reopening(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path, System())
+    first.write("boot", generation=1)
+    first.close()
+    second = Journal(path, System())
+    second.write("boot", generation=7)
+    assert [entry["seq"] for entry in read(path)] == [1, 2]
+    assert second.last_generation() == 7
+
+
+def test_a_torn_line_hides_neither_what_was_before_nor_what_comes_after(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path, System())
+    first.write("boot", generation=1)
+    first.close()
+    with path.open("a") as file:
+        file.write('{"seq": 2, "op": "swi')
+    second = Journal(path, System())
+    second.write("switch", generation=2)
+    assert [entry["op"] for entry in read(path)] == ["boot", "switch"]
+
+
+def test_history_is_the_last_results(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", System())
+    for number in range(5):
+        journal.write("boot", generation=number)
+        journal.write("result", generation=number, outcome="done")
+    assert [entry["generation"] for entry in journal.history(3)] == [2, 3, 4]
+
+
+def test_a_large_journal_keeps_the_results_when_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "_COMPACT_ABOVE", 1000)
+    monkeypatch.setattr(journal_module, "_KEEP", 4)
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path, System())
+    for number in range(50):
+        journal.write("boot", generation=number)
+        journal.write("result", generation=number, outcome="done")
+    journal.close()
+    opened = Journal(path, System())
+    assert [entry["generation"] for entry in read(path)] == [46, 47, 48, 49]
+    opened.write("boot", generation=50)
+    assert read(path)[-1]["seq"] == 101
+
+
+class FullDisk(System):
+    def append(self, fd: int, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_told_to_the_caller(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl", FullDisk())
+    with pytest.raises(OSError, match="No space"):
+        journal.write("switch", generation=1)
+    assert read(tmp_path / "journal.jsonl") == []
+
+
+def test_foreign_lines_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_text(
+        json.dumps(["no", "entry"]) + "\nrubbish\n" + json.dumps({"seq": 3, "op": "stop", "time": 1}) + "\n"
+    )
+    assert [entry["seq"] for entry in read(path)] == [3]
