@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -200,27 +201,46 @@ def test_no_rows() -> None:
         SteeredListener.open("127.0.0.1:0", rows=0, backlog=16)
 
 
-def test_a_privileged_port_needs_a_privilege() -> None:
-    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
-        pytest.skip("port 80 is open to everybody here")
+def as_nobody(action: Callable[[], object]) -> str:
+    """What `action` returns in a process without privileges, or its error."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        answer = b"it worked"
         try:
             if os.getuid() == 0:
                 os.setgroups([])
                 os.setgid(65534)
                 os.setuid(65534)
-            SteeredListener.open("127.0.0.1:80", rows=1, backlog=16)
+            answer = str(action())
         except BaseException as error:
-            answer = str(error).encode()
-        os.write(writer, answer)
+            answer = str(error)
+        os.write(writer, answer.encode())
         os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
-    with open(reader, "rb") as pipe:
-        assert pipe.read().startswith(b"cannot listen on 127.0.0.1:80: permission denied; ")
+    with open(reader, encoding="utf-8") as pipe:
+        return pipe.read()
+
+
+def test_a_privileged_port_needs_a_privilege() -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+        pytest.skip("port 80 is open to everybody here")
+    answer = as_nobody(lambda: SteeredListener.open("127.0.0.1:80", rows=1, backlog=16))
+    assert answer.startswith("cannot listen on 127.0.0.1:80: permission denied; ")
+
+
+def test_steering_needs_no_privilege() -> None:
+    def work() -> object:
+        with listening() as listener:
+            shut_down(listener.all_sockets()[0])
+            listener.prepare("b", 2)
+            listener.apply(LIVE_B)
+            with listener.connect_probe("a", 1, 5.0) as probe:
+                peer = probe.getsockname()
+                found = arrivals(listener.all_sockets(), [peer])[peer]
+            return found, set(count_arrivals(listener, "127.0.0.1", 100))
+
+    assert as_nobody(work) == "(1, {2, 3})"
 
 
 def test_missing_ipv6_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
