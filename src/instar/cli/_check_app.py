@@ -50,7 +50,8 @@ def check_app(plan: Plan, *, load: bool, timeout: float) -> Iterator[Finding]:
     try:
         outcome = _try(plan, hide, load=load, timeout=timeout)
     except OSError as problem:
-        yield error("[app] python", f"cannot run {plan.python}: {(problem.strerror or str(problem)).lower()}")
+        whom = f" as {plan.config.app.user}" if plan.credentials.uid is not None else ""
+        yield error("[app] python", f"cannot run {plan.python}{whom}: {(problem.strerror or str(problem)).lower()}")
         return
     if outcome.answer:
         yield from _findings(plan, outcome.answer, hide, load=load)

@@ -54,8 +54,8 @@ keep_old = "10m"
 - **path**: relative paths start from the folder of the file (from the current folder without one, and for options of
   the command line); `~` is the home folder. Symbolic links are followed at each boot, not when the file is read.
 - **status codes**: `200`, `"200-399"` or `[200, "301-302"]`.
-- **list of words**: a program and its arguments. No shell runs it. In hooks and services `{python}` stands for the
-  application's interpreter.
+- **list of words**: a program and its arguments. No shell runs it. `{python}` in it stands for the application's
+  interpreter.
 - Where a list is wanted, a single text will do for addresses, networks and paths.
 
 Unknown keys are refused, with the nearest known one. All errors of a file are reported at once, one a line, and the

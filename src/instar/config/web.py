@@ -76,8 +76,8 @@ class Web(Table):
     )
     command: Argv = setting(
         (),
-        "Program and arguments of the `command` engine. `{fd}` is replaced by the number of the listening socket; "
-        "LISTEN_FDS is set as well.",
+        "Program and arguments of the `command` engine. `{fd}` is replaced by the number of the listening socket "
+        "(LISTEN_FDS is set as well), `{python}` by the application's interpreter.",
         unit="list of words",
         example=["hypercorn", "--bind", "fd://{fd}", "mysite:app"],
     )
