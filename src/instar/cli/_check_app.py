@@ -19,7 +19,7 @@ import instar
 from instar.cli._findings import Finding, error, ok, warning
 from instar.config import Redactor
 from instar.config.env_file import read_env_file
-from instar.supervisor.plan import Plan, _fallbacks
+from instar.supervisor.plan import Plan, fallback_packages
 
 #: Lines of a traceback or of output that are shown.
 TAIL = 12
@@ -88,7 +88,7 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
     target = app.target if web.engine != "command" else ""
     return {
         "package": str(_PACKAGE),
-        "fallbacks": _fallbacks(),
+        "fallbacks": fallback_packages(),
         "chdir": str(app.chdir),
         "pythonpath": [str(path) for path in app.pythonpath],
         "engine": web.engine,

@@ -51,7 +51,7 @@ def run(
         "web.workers": workers,
         "web.threads": threads,
         "web.engine": engine,
-        "app.chdir": str(chdir.absolute()) if chdir else None,
+        "app.chdir": str(chdir) if chdir else None,
         "app.name": name,
         "state_dir": str(state_dir) if state_dir else None,
     }

@@ -154,7 +154,7 @@ class Plan:
             log_format=config.log.format,
             gated=gated,
             probe_path=config.health.path if gated else "",
-            fallbacks=_fallbacks(),
+            fallbacks=fallback_packages(),
             supervisor_uid=os.getuid(),
         )
 
@@ -169,7 +169,8 @@ def socket_capacity(config: Config) -> int:
     return config.web.max_workers or max(worker_count(config), len(os.sched_getaffinity(0)))
 
 
-def _fallbacks() -> dict[str, str]:
+def fallback_packages() -> dict[str, str]:
+    """Folders of the packages that the runtime brings along where the application has none."""
     found = {}
     for name in _FALLBACKS:
         spec = importlib.util.find_spec(name)
