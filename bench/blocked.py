@@ -168,7 +168,7 @@ def row(kind: Kind, result: Result) -> dict[str, Any]:
 def run(options: Options) -> Report:
     """Measure all servers, one after the other."""
     report = Report("blocked", notes=servers.available())
-    seconds = 1.5 if options.quick else 4.0
+    seconds = 1.5 if options.quick else 3.0
     table = Table(f"One of {WORKERS} workers blocked for {seconds + 2:g} s", COLUMNS)
     for kind in KINDS:
         if not options.wants(kind.name):

@@ -124,7 +124,7 @@ def row(case: Case, result: Result) -> dict[str, Any]:
 def run(options: Options) -> Report:
     """Measure all servers, one after the other."""
     report = Report("memory", notes=servers.available())
-    ballast, counts = (50, (1, 4)) if options.quick else (200, (1, 2, 4))
+    ballast, counts = (50, (1, 4)) if options.quick else (200, (1, 4))
     columns = ["server", f"{counts[-1]} started MB", *(f"{count} collected MB" for count in counts)]
     columns += [f"{counts[-1]} / 1", "restart", "peak MB", "peak / before"]
     table = Table(f"PSS of an application that holds {ballast} MB, by number of workers", columns)

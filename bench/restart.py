@@ -53,9 +53,9 @@ class Plan:
     #: Restarts in each round, for all but the slow.
     restarts: int = 5
     #: Seconds without a restart, in each round.
-    steady: float = 5.0
+    steady: float = 4.0
     #: No further restart of a peer begins after so many seconds of a round.
-    budget: float = 12.0
+    budget: float = 6.0
     #: Seconds between two restarts.
     pause: float = 0.3
 
@@ -170,8 +170,8 @@ def row(name: str, plan: Plan, result: Result) -> dict[str, Any]:
 
 LEGEND = (
     "`max ratio`: the longest answer while restarting, as a multiple of the longest before. `switch`: until only the "
-    "new application answers new connections; `over`: until the old processes are gone, too (medians). Failures: refused, "
-    "connect (no connection), reset, closed (no byte of an answer), cut (part of one), timeout (15 s), status. "
+    "new application answers new connections; `over`: until the old processes are gone, too (medians). Failures: "
+    "refused, connect (no connection), reset, closed (no byte of an answer), cut (part of one), timeout (15 s), status. "
     "`dropped`: idle connections closed without an announcement, found before sending."
 )
 

@@ -19,7 +19,6 @@ from bench.common.process import Server, ServerError, autogroup
 from bench.common.report import Options, Report, Table, main, say
 from bench.common.stats import quartiles
 
-
 WORKING = 0.05
 """A process that uses so many seconds of CPU in a window does work for requests."""
 
@@ -147,7 +146,7 @@ def run(options: Options) -> Report:
     """Measure all pairs."""
     report = Report("throughput", notes=servers.available())
     table = Table("Two workers (WSGI: of four threads), 32 kept-alive connections; left / right", COLUMNS)
-    count = 3 if options.quick else 12
+    count = 3 if options.quick else 10
     for pair in PAIRS:
         if not options.wants(pair.name):
             continue

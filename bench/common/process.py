@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 class Tree:
-    """The processes of one server, known by a mark in their environment, which survives exec, setsid and re-parenting."""
+    """The processes of one server, known by a mark in their environment: it survives exec, setsid and reparenting."""
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(8)

@@ -79,7 +79,7 @@ class _Watch:
             self._row += 1
             if self._row == self.ENOUGH:
                 self.switched = self._first
-        time.sleep(0.02)
+        time.sleep(0.01)
 
     def over(self) -> bool:
         return self.switched is not None and not any(Path(f"/proc/{pid}").exists() for pid in self._old_pids)
