@@ -50,6 +50,8 @@ def serve(job: ServeJob) -> int:
     fds = [os.dup2(source, _FIRST + place) for place, source in enumerate(sources)]
     _close_on_exec(keep | set(fds))
     argv = expand(job.options.command, fds)
+    for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
     if argv == list(job.options.command):
         os.environ.update(
             LISTEN_FDS=str(len(fds)),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from instar.runtime.scoreboard import Column, Drain, Scoreboard
+from instar.runtime.survey import Peer
 
 #: Seconds between two looks at the drain level while somebody waits for it.
 POLL = 0.1
@@ -34,6 +35,8 @@ class DrainState:
         #: Start (`time.monotonic_ns`) of each running request but long-lived ones. Dicts keep insertion order,
         #: so the first is the oldest.
         self.running: dict[int, int] = {}
+        #: Clients that have spoken HTTP/2; the watch thread takes out those that have gone.
+        self.http2_peers: set[Peer] = set()
         self._index = {column: board.word(row, column) for column in Column}
         self._polled = Drain.LIVE
         self._poll_lock = threading.Lock()

@@ -12,6 +12,7 @@ from instar.runtime.drain import POLL, DrainState
 from instar.runtime.drain_websocket import WebSocketSession
 from instar.runtime.probe import HEADER_BYTES, Probe
 from instar.runtime.scoreboard import Column
+from instar.runtime.survey import peer
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -118,7 +119,7 @@ class DrainAsgi:
         words[self._in_flight] += 1
         words[self._requests] += 1
         if not http1:
-            words[self._http2] += 1
+            self._note_http2(scope)
         key = id(scope)
         self._running[key] = time.monotonic_ns()
         failed = gone = False
@@ -170,12 +171,17 @@ class DrainAsgi:
             with contextlib.suppress(Exception):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def _note_http2(self, scope: Scope) -> None:
+        self._words[self._http2] += 1
+        if client := scope.get("client"):
+            self.state.http2_peers.add(peer(*client))
+
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         words = self._words
         words[self._requests] += 1
         words[self._long_lived] += 1
         if scope.get("http_version", "1.1")[0] != "1":
-            words[self._http2] += 1
+            self._note_http2(scope)
         if any(name == HEADER_BYTES for name, _ in scope["headers"]):
             scope = {**scope, "headers": [item for item in scope["headers"] if item[0] != HEADER_BYTES]}
         session = WebSocketSession(receive, send, lambda: self.state.ending)
