@@ -19,8 +19,6 @@ SCRATCH_WORDS: Final = 16
 NETWORK_HEADER: Final = 0xFFF00000
 _RANDOM: Final = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 
-_SO_ATTACH_FILTER: Final = 26
-_SO_DETACH_FILTER: Final = 27
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 
 _LD_WORD, _LD_HALF, _LD_BYTE = 0x20, 0x28, 0x30
@@ -192,20 +190,7 @@ def attach(sock: socket.socket, program: Program) -> None:
 
     One atomic replacement (socket(7), SO_ATTACH_REUSEPORT_CBPF); needs no privilege. Raises OSError.
     """
-    _set(sock, _SO_ATTACH_REUSEPORT_CBPF, program)
-
-
-def attach_filter(sock: socket.socket, program: Program) -> None:
-    """Make `program` filter what this one socket receives: its answer is how many bytes to keep. Raises OSError."""
-    _set(sock, _SO_ATTACH_FILTER, program)
-
-
-def detach_filter(sock: socket.socket) -> None:
-    """Undo `attach_filter`. Raises OSError."""
-    sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
-
-
-def _set(sock: socket.socket, option: int, program: Program) -> None:
     # The kernel copies the program during the call; `code` only has to outlive it.
     code = ctypes.create_string_buffer(encode(program))
-    sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), ctypes.addressof(code)))
+    pointer = struct.pack("@HP", len(program), ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, pointer)

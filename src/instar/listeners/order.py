@@ -1,9 +1,10 @@
 """Which socket does an index of a reuseport group lead to? Answered by the kernel, without touching a client.
 
 The index is the order of listen() until a socket leaves the group: then the last one takes its place. So it has to be
-looked up, also while workers accept on these sockets. A socket filter makes one listening socket drop the packets of
-one source address and port, which we hold. If a connection from there raises the drop counter of that socket, then
-the program led to it. Nothing reaches a backlog, and no accept() can get in between.
+looked up, also while workers accept on these sockets. For a moment one listening socket demands a time to live of 2
+(IP_MINTTL in ip(7), IPV6_MINHOPCOUNT), and we connect with 1: too little for any client from outside, enough for
+loopback. If the drop counter of that socket rises, then the program led to it. Nothing reaches a backlog, no accept()
+can get in between, and it needs no privilege (a socket filter does, on new kernels).
 """
 
 from __future__ import annotations
@@ -18,13 +19,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from instar.listeners.bpf import attach_filter, detach_filter
 from instar.listeners.endpoint import Endpoint
-from instar.listeners.steering import ProbeMatch, drop
+from instar.listeners.steering import ProbeMatch
 
 #: Seconds for a packet to pass the loopback interface on a busy machine.
 _PATIENCE: Final = 1.0
 _SO_MEMINFO: Final = 55
+#: Level and option of the least time to live that a socket accepts, and of the one it sends with.
+_LEAST: Final[dict[int, tuple[int, int]]] = {
+    socket.AF_INET: (socket.IPPROTO_IP, 21),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 73),
+}
+_SENT: Final[dict[int, tuple[int, int]]] = {
+    socket.AF_INET: (socket.IPPROTO_IP, socket.IP_TTL),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS),
+}
 _DROPS: Final = 8  # SK_MEMINFO_DROPS (linux/sock_diag.h)
 
 #: Attaches the steering program that sends this probe to this index, and everybody else where they belong.
@@ -43,7 +52,7 @@ def find(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, steer
 
 def available(sock: socket.socket) -> None:
     """Try on a socket that nobody uses what this module needs. Raises OSError."""
-    attach_filter(sock, drop(ProbeMatch("127.0.0.1", 1)))
+    _demand(sock, socket.AF_INET, 2)
     _drops(sock)
 
 
@@ -51,11 +60,11 @@ def _land(index: int, sockets: Sequence[socket.socket], endpoint: Endpoint, stee
     client, target = endpoint.client_socket()
     with client, contextlib.ExitStack() as stack:
         source = client.getsockname()
-        match = ProbeMatch(source[0], source[1])
+        client.setsockopt(*_SENT[client.family], 1)
         for sock in sockets:
-            attach_filter(sock, drop(match))
-            stack.callback(detach_filter, sock)
-        steer(match, index)
+            stack.callback(_demand, sock, client.family, 0)
+            _demand(sock, client.family, 2)
+        steer(ProbeMatch(source[0], source[1]), index)
         before = [_drops(sock) for sock in sockets]
         code = client.connect_ex(target)
         if code not in (0, errno.EINPROGRESS):
@@ -77,6 +86,12 @@ def _await_drop(client: socket.socket, sockets: Sequence[socket.socket], before:
         if time.monotonic() > deadline:
             return None
         time.sleep(0.001)
+
+
+def _demand(sock: socket.socket, family: int, time_to_live: int) -> None:
+    # A connection made meanwhile inherits it, which only matters to a client 63 routers away.
+    level, option = _LEAST[family]
+    sock.setsockopt(level, option, time_to_live)
 
 
 def _drops(sock: socket.socket) -> int:

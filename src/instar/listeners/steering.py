@@ -16,14 +16,12 @@ from instar.errors import ConfigError
 from instar.listeners.base import Canary, Network
 from instar.listeners.bpf import NETWORK_HEADER, Assembler, Program, attach
 
-__all__ = ["MAX_NETWORKS", "ProbeMatch", "attach", "constant", "drop", "networks", "share", "spread", "steer"]
+__all__ = ["MAX_NETWORKS", "ProbeMatch", "attach", "constant", "networks", "share", "spread", "steer"]
 
 #: Client networks in one program, after merging. 12 instructions each for IPv6; a kernel before 6.7 takes about
 #: 2 500 (net.core.optmem_max).
 MAX_NETWORKS: Final = 128
 
-#: What tcp(7) filters keep of a packet: everything.
-_KEEP: Final = 0xFFFFFFFF
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 _IPV6_SOURCE, _IPV6_NEXT_HEADER, _IPV6_TCP = 8, 6, 40
 _IPV4_SOURCE = 12
@@ -83,17 +81,6 @@ def steer(
         _spread(asm, canary_indices)
     else:
         _spread(asm, live)
-    return asm.assemble()
-
-
-def drop(probe: ProbeMatch) -> Program:
-    """A socket filter (`bpf.attach_filter`) that drops the probe's packets and keeps all others."""
-    asm = Assembler()
-    other = asm.fresh("other")
-    _match_probe(asm, probe, otherwise=other)
-    asm.give(0)
-    asm.label(other)
-    asm.give(_KEEP)
     return asm.assemble()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import socket
 import struct
 from collections.abc import Callable
@@ -16,12 +17,11 @@ from instar.listeners.bpf import (
     Assembler,
     Instruction,
     Program,
-    attach_filter,
-    detach_filter,
     encode,
 )
 
 Step = Callable[[Assembler], None]
+SO_ATTACH_FILTER = 26
 _LENGTH = 1100  # of the datagrams; answers lie between 0 and 1024
 
 word = st.integers(0, 2**32 - 1)
@@ -70,14 +70,14 @@ def assemble(plan: list[tuple[str, tuple[int, ...]]]) -> Program:
 def kernel_answer(pair: tuple[socket.socket, socket.socket], program: Program, data: bytes) -> int:
     """A filter's answer is how much of a datagram is kept; 0 drops it."""
     sender, receiver = pair
-    attach_filter(receiver, program)
+    code = ctypes.create_string_buffer(encode(program))
+    pointer = struct.pack("HP", len(program), ctypes.addressof(code))
+    receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
     sender.send(data)
     try:
         return len(receiver.recv(_LENGTH))
     except BlockingIOError:
         return 0
-    finally:
-        detach_filter(receiver)
 
 
 @settings(max_examples=300, deadline=None)

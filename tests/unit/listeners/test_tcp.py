@@ -17,6 +17,7 @@ from instar.errors import ConfigError
 from instar.listeners import Canary, ListenError, Mode, SteeredListener, Steering, endpoint, order
 from instar.listeners import tcp as tcp_module
 
+IP_MINTTL = 21
 BOTH = {"a": (0, 1), "b": (0, 1)}
 LIVE_A = Steering("a", BOTH)
 LIVE_B = Steering("b", BOTH)
@@ -64,6 +65,7 @@ def test_nothing_is_left_in_the_backlogs_by_the_creation() -> None:
     with listening(rows=4) as listener:
         listener.verify()
         assert [backlog_length(sock) for sock in listener.all_sockets()] == [0] * 8
+        assert {sock.getsockopt(socket.IPPROTO_IP, IP_MINTTL) for sock in listener.all_sockets()} == {0}
 
 
 @pytest.mark.parametrize("rows", [(), (2,), (-1,)])
@@ -268,6 +270,7 @@ def test_dual_stack_without_an_ipv6_loopback_is_probed_over_ipv4(monkeypatch: py
 
     monkeypatch.setattr(endpoint, "_client", without_loopback)
     with listening("[::]:0") as listener, listener.connect_probe("b", 1, 5.0) as probe:
+        listener.verify()
         assert probe.family == socket.AF_INET
         peer = probe.getsockname()
         assert arrivals(listener.all_sockets(), [peer])[peer] == 3
@@ -508,7 +511,7 @@ def test_a_kernel_without_the_means_is_an_error_not_a_traceback(monkeypatch: pyt
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOPROTOOPT, "Protocol not available")
 
-    monkeypatch.setattr(order, "attach_filter", refuse)
+    monkeypatch.setattr(order, "_drops", refuse)
     with pytest.raises(ListenError, match=r"cannot listen on .*Protocol not available"):
         SteeredListener.open("127.0.0.1:0", rows=1, backlog=16)
     monkeypatch.setattr(tcp_module, "attach", refuse)
