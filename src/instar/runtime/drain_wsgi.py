@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -65,10 +66,10 @@ class DrainWsgi:
             if status[0] == "5":
                 failed = True
             stream = _is_event_stream(headers)
-            if http1 and (self._header[0] or words[self._drain]):
-                headers = [item for item in headers if item[0].lower() != "connection"] + _CLOSE
             if body is not None:
                 body.started(failed, stream)
+            if http1 and (self._header[0] or words[self._drain]):
+                return _start_closing(start_response, status, headers, exc_info)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         try:
@@ -181,6 +182,15 @@ class _Body:
         if not self._done:
             self._done = True
             self._owner._finish(self._serial, self._failed, self._stream)
+
+
+def _start_closing(start_response: StartResponse, status: str, headers: Headers, exc_info: Any) -> Any:
+    closing = [item for item in headers if item[0].lower() != "connection"] + _CLOSE
+    try:
+        return start_response(status, closing, exc_info) if exc_info else start_response(status, closing)
+    except AssertionError:
+        # PEP 3333 forbids hop-by-hop headers; wsgiref and waitress insist. Their connections end by themselves.
+        return start_response(status, headers, exc_info or sys.exc_info())
 
 
 def _is_event_stream(headers: Headers) -> bool:

@@ -39,10 +39,8 @@ def test_worker_arguments_are_those_of_granians_own_server():
     """Its own spawn functions tell the order of the arguments of the Rust classes, which have no signature."""
     from granian.server.mp import MPServer
 
-    common = (
-        "worker_id sock ipc runtime_threads runtime_blocking_threads blocking_threads blocking_threads_idle_timeout "
-        "backpressure http_mode http1_settings http2_settings"
-    ).split()
+    common = ["worker_id", "sock", "ipc", "runtime_threads", "runtime_blocking_threads", "blocking_threads"]
+    common += ["blocking_threads_idle_timeout", "backpressure", "http_mode", "http1_settings", "http2_settings"]
     for function, extra in ((MPServer._spawn_asgi_lifespan_worker, ["websockets"]), (MPServer._spawn_wsgi_worker, [])):
         source = inspect.getsource(inspect.unwrap(function))
         call = source.split("Worker(", 1)[1].split(")", 1)[0]

@@ -144,6 +144,21 @@ def test_close_header_only_while_draining_and_only_http1(state):
     assert value(state, Column.HTTP2) == 1
 
 
+def test_server_that_forbids_the_connection_header(state):
+    calls = []
+
+    def strict(status, headers, exc_info=None):
+        calls.append((headers, exc_info))
+        assert not any(name.lower() == "connection" for name, _ in headers)
+        return "write"
+
+    state.board.drain = Drain.CLOSE
+    app = DrainWsgi(plain([b"ok"]), state)
+    assert app({"SERVER_PROTOCOL": "HTTP/1.1"}, strict) == [b"ok"]
+    assert [headers for headers, _ in calls][1] == [("Content-Type", "text/plain")]
+    assert calls[1][1][0] is AssertionError
+
+
 def test_event_stream_ends_other_streams_do_not(state):
     def endless():
         while True:
