@@ -133,7 +133,7 @@ class RenamedListener:
             raise listen_error(self.address, error) from error
 
     def apply(self, steering: Steering) -> None:
-        """Put the live slot's socket at the public path. Raises OSError, ConfigError (canary)."""
+        """Put the live slot's socket at the public path. Raises OSError, ConfigError (canary), ValueError (slot not prepared)."""
         if steering.canary is not None and (steering.canary.share or steering.canary.networks):
             raise ConfigError(
                 f"cannot run a canary on {self.address}: {self.limits}; add a TCP bind, or drop the canary"
@@ -145,7 +145,7 @@ class RenamedListener:
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             client.settimeout(timeout)
-            with _reachable(self._bound[slot].path) as name:
+            with _reachable(self._prepared(slot).path) as name:
                 client.connect(name)
         except BaseException:
             client.close()
@@ -192,8 +192,13 @@ class RenamedListener:
             raise
         return _Bound(sock, path, inode)
 
+    def _prepared(self, slot: Slot) -> _Bound:
+        if slot not in self._bound:
+            raise ValueError(f"cannot use slot {slot} of {self.address}: no generation is prepared there")
+        return self._bound[slot]
+
     def _switch_to(self, slot: Slot) -> None:
-        bound = self._bound[slot]
+        bound = self._prepared(slot)
         if not _is(self._public, bound.inode):
             self._next.unlink(missing_ok=True)
             self._next.hardlink_to(bound.path)

@@ -158,6 +158,18 @@ def test_preparing_twice_keeps_the_socket_and_another_generation_replaces_it(pat
             listener.prepare("a", 4)
 
 
+def test_a_slot_without_a_generation_is_refused(path: Path) -> None:
+    with opened(path) as listener:
+        listener.prepare("a", 1)
+        listener.apply(LIVE_A)
+        with pytest.raises(ValueError, match="cannot use slot b"):
+            listener.apply(LIVE_B)
+        with pytest.raises(ValueError, match="cannot use slot b"):
+            listener.connect_probe("b", 0, 1.0)
+        connect(path).close()
+        assert accepted(listener.sockets("a")[0]) == 1
+
+
 @pytest.mark.parametrize(("options", "expected"), [({}, 0o660), ({"permissions": 0o600}, 0o600)])
 def test_permissions_do_not_depend_on_the_umask(path: Path, options: dict[str, int], expected: int) -> None:
     before = os.umask(0o077)
