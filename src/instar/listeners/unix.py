@@ -133,7 +133,10 @@ class RenamedListener:
             raise listen_error(self.address, error) from error
 
     def apply(self, steering: Steering) -> None:
-        """Put the live slot's socket at the public path. Raises OSError, ConfigError (canary), ValueError (slot not prepared)."""
+        """Put the live slot's socket at the public path.
+
+        Raises OSError, ConfigError (canary), ValueError (no generation in that slot).
+        """
         if steering.canary is not None and (steering.canary.share or steering.canary.networks):
             raise ConfigError(
                 f"cannot run a canary on {self.address}: {self.limits}; add a TCP bind, or drop the canary"
