@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,6 +74,7 @@ def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> in
 
 async def _serve(config: Config, reload: Any) -> int:
     from instar.control.server import ControlServer
+    from instar.supervisor.frontend import Frontend
     from instar.supervisor.output import OutputFollower
     from instar.supervisor.plan import Credentials
     from instar.supervisor.statedir import StateDir, lock_folder
@@ -91,7 +93,7 @@ async def _serve(config: Config, reload: Any) -> int:
             config,
             reload,
             state=state,
-            locks=lock_folder(),
+            frontend=Frontend(lock_folder(), _inherited(config)),
             log=log,
             collect=follower.poll_once,
             system=System(),
@@ -104,8 +106,14 @@ async def _serve(config: Config, reload: Any) -> int:
             await control.stop()
     finally:
         follow.cancel()
-        follower.poll_once()
+        follower.close(final=True)
         log.close()
+
+
+def _inherited(config: Config) -> list[socket.socket]:
+    from instar.listeners.systemd import match, take_inherited
+
+    return list(match(take_inherited(), config.web.bind).values())
 
 
 def _open_log(config: Config, folder: Path) -> LogStore:

@@ -116,7 +116,7 @@ def worn_out(worker: Worker, board: Scoreboard, spec: GenerationSpec) -> str:
     return ""
 
 
-def quiet(worker: Worker, board: Scoreboard) -> bool:
+def quiet(worker: Worker, board: Scoreboard, *, besides_http2: bool) -> bool:
     """Whether a leaving worker has no client any more; True only after a count that began since it left."""
     fresh = board.get(worker.row, Column.SURVEYS) >= worker.surveys_before + 2
-    return fresh and not board.get(worker.row, Column.CONNECTIONS) and not board.get(worker.row, Column.IN_FLIGHT)
+    return fresh and not board.has_clients(worker.row, besides_http2=besides_http2)

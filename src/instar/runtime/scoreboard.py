@@ -65,6 +65,8 @@ class Column(enum.IntEnum):
     MEMORY = 13
     #: Counts the connection surveys, so that a reader can tell a fresh count from a stale one.
     SURVEYS = 14
+    #: Those of `CONNECTIONS` that are known to speak HTTP/2.
+    HTTP2_CONNECTIONS = 15
 
 
 class Scoreboard:
@@ -109,6 +111,12 @@ class Scoreboard:
     def total(self, column: Column) -> int:
         """Sum over all rows."""
         return sum(self.get(row, column) for row in range(self.rows))
+
+    def has_clients(self, row: int, *, besides_http2: bool = False) -> bool:
+        """Whether the last survey found clients, or a request runs. `besides_http2`: only those of HTTP/1 count."""
+        if self.get(row, Column.IN_FLIGHT):
+            return True
+        return self.get(row, Column.CONNECTIONS) > (self.get(row, Column.HTTP2_CONNECTIONS) if besides_http2 else 0)
 
     def clear(self, row: int) -> None:
         """Make a row ready for a new process."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from instar.runtime.scoreboard import Column, Drain, Scoreboard
+from instar.runtime.survey import Counted
 
 #: Seconds between two signs of life; shorter while draining, when each round also counts the connections.
 BEAT_EVERY = 0.25
@@ -24,7 +25,7 @@ class Watch(threading.Thread):
         *,
         oldest: Callable[[], int],
         drain: Callable[[], Drain],
-        survey: Callable[[], int],
+        survey: Callable[[], Counted],
         memory_every: float,
     ) -> None:
         super().__init__(name="instar-watch", daemon=True)
@@ -45,11 +46,15 @@ class Watch(threading.Thread):
                 # Reading smaps walks all page tables: milliseconds for a large process.
                 memory_due = now + self._memory_every
                 self._board.set(self._row, Column.MEMORY, private_memory())
+                # Also forgets the HTTP/2 clients that have gone.
+                self._board.set(self._row, Column.CONNECTIONS, self._survey().connections)
             self._board.set(self._row, Column.BEAT, time.monotonic_ns())
             self._board.set(self._row, Column.OLDEST, self._oldest())
             draining = self._drain() is not Drain.LIVE
             if draining:
-                self._board.set(self._row, Column.CONNECTIONS, self._survey())
+                connections, http2 = self._survey()
+                self._board.set(self._row, Column.CONNECTIONS, connections)
+                self._board.set(self._row, Column.HTTP2_CONNECTIONS, http2)
                 self._surveys += 1
                 # Last, so that a reader who sees a new number also sees the count that belongs to it.
                 self._board.set(self._row, Column.SURVEYS, self._surveys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -116,7 +117,7 @@ class WorkerProcess:
             self._row,
             oldest=self._drain.oldest,
             drain=self._drain.poll,
-            survey=Survey(self.sockets).count,
+            survey=functools.partial(Survey(self.sockets).look, self._drain.http2_peers),
             memory_every=MEMORY_EVERY if self._spec.max_memory else MEMORY_RARELY,
         ).start()
         gated = self._gate_fd is not None

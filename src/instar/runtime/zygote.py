@@ -369,10 +369,11 @@ class Zygote:
     def _press(self, worker: Worker, now: float) -> None:
         """Move a leaving worker on: end its streams, terminate it, kill it."""
         if worker.leaving and not worker.terminated:
-            if now >= worker.end_streams_at:
+            ending = now >= worker.end_streams_at
+            if ending:
                 self._board.set(worker.row, Column.DRAIN, Drain.END_STREAMS)
             stopped_accepting = self._board.get(worker.row, Column.STATE) == State.STOPPING
-            if now >= worker.term_at or (stopped_accepting and fleet.quiet(worker, self._board)):
+            if now >= worker.term_at or (stopped_accepting and fleet.quiet(worker, self._board, besides_http2=ending)):
                 self._terminate(worker)
         if worker.kill_at and now >= worker.kill_at:
             worker.kill_at = 0.0

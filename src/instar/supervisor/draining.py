@@ -14,6 +14,8 @@ from instar.supervisor.outside import count_from_outside
 _LOOK_EVERY = 0.05
 #: Surveys that must have ended since the start: the first may have begun before it.
 _FRESH = 2
+#: Seconds after which the server's idle time-out has surely acted.
+_IDLE_MARGIN = 1.0
 
 
 class Draining:
@@ -51,9 +53,9 @@ class Draining:
                 return "abandoned"
             if self._cut.is_set():
                 return "now"
-            if self.quiet():
-                return "quiet"
             elapsed = loop.time() - began
+            if self.quiet(elapsed):
+                return "quiet"
             if elapsed >= limit:
                 return "limit"
             if elapsed >= stream_grace and self.generation.board.drain is Drain.CLOSE:
@@ -61,18 +63,38 @@ class Draining:
             progress(self._describe())
             await asyncio.sleep(_LOOK_EVERY)
 
-    def quiet(self) -> bool:
-        """Whether no client is left: none connected, none being served, none waiting to be accepted."""
+    def quiet(self, elapsed: float = 0.0) -> bool:
+        """Whether no client is left: none connected, none being served, none waiting to be accepted.
+
+        HTTP/2 clients count only until streams are ended: no header can send them away, only the GOAWAY at the stop
+        signal does (RFC 9113 section 6.8), and that loses nothing.
+        """
         if self.generation.plan.config.web.engine == "command":
             return self._quiet_from_outside()
         rows = self.generation.board_rows()
         # With no worker left nobody will accept what waits in the sockets: waiting for it has no end.
-        return not rows or (all(map(self._row_quiet, rows)) and self._frontend.backlog_empty(self.generation.slot))
+        if not rows:
+            return True
+        quiet = all(self._row_quiet(row, elapsed) for row in rows)
+        return quiet and self._frontend.backlog_empty(self.generation.slot)
 
-    def _row_quiet(self, row: int) -> bool:
+    def _row_quiet(self, row: int, elapsed: float) -> bool:
         board = self.generation.board
-        fresh = board.get(row, Column.SURVEYS) >= self._surveys.get(row, 0) + _FRESH
-        return fresh and not board.get(row, Column.CONNECTIONS) and not board.get(row, Column.IN_FLIGHT)
+        if board.get(row, Column.SURVEYS) < self._surveys.get(row, 0) + _FRESH:
+            return False
+        ending = board.drain is Drain.END_STREAMS
+        if not board.has_clients(row, besides_http2=ending):
+            return True
+        return ending and not board.get(row, Column.IN_FLIGHT) and self._only_http2(row, elapsed)
+
+    def _only_http2(self, row: int, elapsed: float) -> bool:
+        """Whether the connections must be HTTP/2 ones, where the server does not tell the application which are.
+
+        By then the server has closed every HTTP/1 connection that idled since the cut-over.
+        """
+        web = self.generation.plan.config.web
+        spoken = self.generation.board.get(row, Column.HTTP2) and elapsed > web.keep_alive + _IDLE_MARGIN
+        return web.http == "2" or bool(spoken)
 
     def _quiet_from_outside(self) -> bool:
         sockets = [s for item in self._frontend.listeners.values() for s in item.sockets(self.generation.slot)]

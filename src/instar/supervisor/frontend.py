@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import select
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from instar.config import Config
@@ -23,6 +24,8 @@ class Frontend:
 
     #: Folder of the address locks, the same for all supervisors of a user.
     lock_folder: Path
+    #: Listening sockets from the service manager, for the binds that name their addresses.
+    inherited: Sequence[socket.socket] = ()
     #: By bind, as in the configuration.
     listeners: dict[str, Listener] = dataclasses.field(default_factory=dict)
     live: Slot = "a"
@@ -62,6 +65,7 @@ class Frontend:
             rows=socket_capacity(config),
             backlog=config.web.backlog,
             mode=None if bind.startswith("unix:") else _MODES[config.web.steering],
+            inherited=self.inherited,
         )
 
     def close(self, binds: Iterable[str]) -> None:
@@ -108,6 +112,12 @@ class Frontend:
 
     def _wanted(self) -> list[tuple[str, Listener]]:
         return [item for item in self.listeners.items() if item[0] not in self.dropped]
+
+    def verify(self, slot: Slot, generation: int) -> None:
+        """Make sure that each index of a group still leads to its own socket; repairs it. Raises ListenError."""
+        for bind, listener in self._wanted():
+            if bind in self._applied or bind in self.early:
+                listener.prepare(slot, generation)
 
     def switch(self, slot: Slot, workers: Iterable[int]) -> None:
         """Send new connections to these workers of a slot. On an error all stays as it was; raises OSError."""

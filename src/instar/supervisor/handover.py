@@ -223,6 +223,7 @@ class Handover:
             raise HandoverError(new.failure.error if new.failure else "the new zygote died before the cut-over")
         with self.report.stage("cut-over") as stage:
             old_number = self.old.number if self.old else None
+            frontend.verify(new.slot, new.number)
             self.host.journal.write("switch", generation=new.number, previous=old_number)
             frontend.switch(new.slot, new.ready_indexes())
             new.commit()

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from instar.config import Config
@@ -55,7 +54,7 @@ class Supervisor:
         reload: Callable[[], Config],
         *,
         state: StateDir,
-        locks: Path,
+        frontend: Frontend,
         log: LogStore,
         collect: Callable[[], object],
         system: System,
@@ -65,7 +64,7 @@ class Supervisor:
         self.state = state
         self.system = system
         self.log = log
-        self.frontend = Frontend(locks)
+        self.frontend = frontend
         self.journal = Journal(state.journal, system)
         self.live: Generation | None = None
         #: The generations that served, each gone back to by a rollback of the one after it; the last is live.
@@ -389,6 +388,7 @@ class Supervisor:
 
     def became_live(self, generation: Generation) -> None:
         """New connections go to this generation from now on."""
+        generation.kept_until = None
         if generation in self.lineage:
             del self.lineage[self.lineage.index(generation) + 1 :]
         else:

@@ -101,6 +101,8 @@ class FakeFrontend:
         self.gated = False
         self.error: OSError | None = None
 
+    def verify(self, slot: str, generation: int) -> None: ...
+
     def switch(self, slot: str, workers: Sequence[int]) -> None:
         if self.error:
             error, self.error = self.error, None
