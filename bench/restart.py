@@ -171,8 +171,8 @@ def row(name: str, plan: Plan, result: Result) -> dict[str, Any]:
 LEGEND = (
     "`max ratio`: the longest answer while restarting, as a multiple of the longest before. `switch`: until only the "
     "new application answers new connections; `over`: until the old processes are gone, too (medians). Failures: "
-    "refused, connect (no connection), reset, closed (no byte of an answer), cut (part of one), timeout (15 s), status. "
-    "`dropped`: idle connections closed without an announcement, found before sending."
+    "refused, connect (no connection), reset, closed (no byte of an answer), cut (part of one), timeout (15 s), "
+    "status. `dropped`: idle connections closed without an announcement, found before sending."
 )
 
 
