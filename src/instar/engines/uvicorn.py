@@ -69,8 +69,16 @@ def _config(job: ServeJob) -> Any:
 
 
 def _as_asgi(app: Any, threads: int) -> Any:
+    # Adapters turn `X_Forwarded_For` into the same variable as the header that a proxy set: drop such names.
     module = "a2wsgi" if importlib.util.find_spec("a2wsgi") else "uvicorn.middleware.wsgi"
-    return importlib.import_module(module).WSGIMiddleware(app, workers=max(1, threads))
+    adapted = importlib.import_module(module).WSGIMiddleware(app, workers=max(1, threads))
+
+    async def without_underscores(scope: Any, receive: Any, send: Any) -> None:
+        if any(b"_" in name for name, _ in scope["headers"]):
+            scope = {**scope, "headers": [item for item in scope["headers"] if b"_" not in item[0]]}
+        await adapted(scope, receive, send)
+
+    return without_underscores
 
 
 def _server_class() -> Any:

@@ -3,6 +3,9 @@
 `X-Forwarded-For`, `-Proto` and `-Host`, or `Forwarded` (RFC 7239) when there is no `X-Forwarded-For`. They are
 believed only when the connection comes from a trusted proxy, and read from the right: each trusted hop vouches
 for the one to its left, and the first address that is not trusted is the client.
+
+A proxy must overwrite or extend these headers, and drop names with underscores, as nginx does by itself:
+granian's WSGI side (alone among the engines) can't tell `X_Forwarded_For` from `X-Forwarded-For`.
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ class StaticFiles:
                 yield root
             elif url.startswith(prefix) and (prefix.endswith("/") or url[len(prefix)] == "/"):
                 path = root + "/" + url[len(prefix) :].lstrip("/")
-                # A symbolic link out of the folder would publish what the folder's owner never chose.
-                real = os.path.realpath(path)
-                if real.startswith(root.rstrip("/") + "/"):
+                if os.path.isfile(path) and _inside(path, root):  # noqa: PTH113
                     yield path
 
     def _open(self, path: str, url: str) -> _Known | None:
@@ -194,6 +192,11 @@ def _below_root(scope: Scope) -> str:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/"):
         return path[len(root) :]
     return path
+
+
+def _inside(path: str, root: str) -> bool:
+    """Whether a symbolic link leads out: it would publish what nobody chose to."""
+    return os.path.realpath(path).startswith(root.rstrip("/") + "/")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -130,3 +130,15 @@ def test_root_path_and_proxies_wsgi(start, engine, cls, kind):
     distrusting = start(engine, "wsgi", engine_apps.wsgi, options=EngineOptions(worker_class=cls, threads=2))
     found = json.loads(distrusting.get("/env", headers)[2])
     assert (found["REMOTE_ADDR"], found["wsgi.url_scheme"]) == ("127.0.0.1", "http")
+
+
+@pytest.mark.parametrize(("engine", "cls"), [("uvicorn", None), ("gunicorn", "gthread"), ("gunicorn", "sync")])
+def test_underscores_do_not_forge_a_proxys_header(start, engine, cls):
+    import json
+
+    import engine_apps
+
+    options = EngineOptions(worker_class=cls, threads=2)
+    worker = start(engine, "wsgi", engine_apps.wsgi, options=options, trusted_proxies=("127.0.0.1",))
+    headers = {"X-Forwarded-For": "203.0.113.9", "X_Forwarded_For": "6.6.6.6"}
+    assert json.loads(worker.get("/env", headers)[2])["REMOTE_ADDR"] == "203.0.113.9"
