@@ -138,8 +138,15 @@ class Web(Table):
     access_log: Switch = setting(False, "Log a line for each request.", unit="switch")
     steering: Literal["auto", "steered", "shared"] = setting(
         "auto",
-        "How new connections get to workers: `steered` gives each worker a socket of its own that the kernel picks, "
-        "`shared` lets all workers accept from one. `auto`: `steered` where the kernel can.",
+        "How new connections get from one generation to the next: `steered` lets the kernel pick the generation, "
+        "`shared` lets both accept from one socket. `auto`: `steered` where the kernel can.",
+        unit="choice",
+    )
+    sockets: Literal["auto", "worker", "generation"] = setting(
+        "auto",
+        "`worker`: each worker has a listening socket of its own and the kernel spreads connections evenly. "
+        "`generation`: its workers accept from one, so that a busy one leaves connections to the others. "
+        "`auto`: `worker` for granian, whose accepting never waits for Python, `generation` for the others.",
         unit="choice",
     )
     max_workers: Count = setting(

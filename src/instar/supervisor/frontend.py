@@ -12,7 +12,7 @@ from instar.config import Config
 from instar.listeners import AddressLock, open_listener
 from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
 from instar.runtime.spec import ListenerSpec
-from instar.supervisor.plan import socket_capacity
+from instar.supervisor.plan import Plan, socket_capacity
 
 #: The mode asked of a TCP listener by `[web] steering`; None: what the kernel can.
 _MODES = {"auto": None, "steered": Mode.STEERED, "shared": Mode.SHARED}
@@ -34,6 +34,8 @@ class Frontend:
     canary: Canary | None = None
     #: Workers that the generation in each slot was started with.
     planned: dict[Slot, int] = dataclasses.field(default_factory=lambda: {"a": 0, "b": 0})
+    #: Slots whose generation accepts from one socket only.
+    one_socket: dict[Slot, bool] = dataclasses.field(default_factory=lambda: {"a": False, "b": False})
     #: Addresses that only the coming generation serves: their clients wait for it from the start.
     early: dict[str, Slot] = dataclasses.field(default_factory=dict)
     #: Addresses that only the old generation serves: they go on leading there until they are closed.
@@ -89,20 +91,25 @@ class Frontend:
         """Whether the kernel picks the socket at every address."""
         return all(listener.mode is Mode.STEERED for listener in self.listeners.values())
 
-    def prepare(self, slot: Slot, generation: int, binds: Iterable[str], workers: int) -> tuple[ListenerSpec, ...]:
-        """Make a slot ready for a generation; returns what its zygote is told of the sockets of `binds`."""
-        self.planned[slot] = workers
+    def prepare(self, slot: Slot, generation: int, plan: Plan) -> tuple[ListenerSpec, ...]:
+        """Make a slot ready for a generation; returns what its zygote is told of the sockets."""
+        self.planned[slot], self.one_socket[slot] = plan.workers, plan.one_socket
         specs = []
-        for bind in binds:
+        for bind in plan.config.web.bind:
             listener = self.listeners[bind]
             listener.prepare(slot, generation)
-            own = tuple(sock.fileno() for sock in listener.sockets(slot))
+            own = tuple(sock.fileno() for sock in self.used(listener, slot))
             held = tuple(sock.fileno() for sock in listener.all_sockets() if sock.fileno() not in own)
             family = "unix" if bind.startswith("unix:") else "tcp"
             specs.append(ListenerSpec(bind, family, own, held))
             if bind not in self._applied:
                 self.early[bind] = slot
         return tuple(specs)
+
+    def used(self, listener: Listener, slot: Slot) -> tuple[socket.socket, ...]:
+        """The sockets that the generation in this slot accepts from, in row order."""
+        sockets = listener.sockets(slot)
+        return sockets[:1] if self.one_socket[slot] else sockets
 
     def release(self, slot: Slot) -> None:
         """The generation of this slot is gone."""
@@ -145,7 +152,7 @@ class Frontend:
         return Steering(self.early.get(bind, self.live), rows, canary)
 
     def _rows(self, listener: Listener, slot: Slot) -> tuple[int, ...]:
-        count = len(listener.sockets(slot))
+        count = len(self.used(listener, slot))
         # With no worker at all, new connections wait in the backlogs for one to come.
         indexes = self.workers[slot] or range(max(1, self.planned[slot]))
         return tuple(sorted({index % count for index in indexes} if count else ()))

@@ -50,7 +50,7 @@ def launch(
         spec = plan.spec(
             generation=number,
             slot=slot,
-            listeners=frontend.prepare(slot, number, plan.config.web.bind, plan.workers),
+            listeners=frontend.prepare(slot, number, plan),
             control_fd=listener.fileno(),
             scoreboard_fd=generation.board.fd,
             output_dir=output,

@@ -17,6 +17,8 @@ from instar.runtime.spec import GenerationSpec, ListenerSpec, StaticMap
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
 _WSGI_THREADS = 4
+#: Engines whose busy workers don't accept: from a socket of their own nobody else would.
+_ACCEPTS_IN_PYTHON = ("uvicorn", "gunicorn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +87,12 @@ class Plan:
     def release(self) -> str:
         """The pinned folder."""
         return str(self.config.app.chdir)
+
+    @property
+    def one_socket(self) -> bool:
+        """Whether all workers accept from one socket (`[web] sockets`)."""
+        web = self.config.web
+        return web.sockets == "generation" or (web.sockets == "auto" and web.engine in _ACCEPTS_IN_PYTHON)
 
     def environment(self) -> dict[str, str]:
         """Environment of the application's processes. Raises ConfigError when env_file can't be read."""

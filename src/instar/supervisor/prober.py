@@ -30,9 +30,9 @@ async def probe_generation(frontend: Frontend, generation: Generation, progress:
         listener = frontend.listeners[bind]
         if listener.mode is Mode.SHARED:
             continue
-        rows = len(listener.sockets(generation.slot))
-        for row in range(min(rows, generation.plan.workers)):
-            answers += await _probe_row(listener, generation, row, rows)
+        rows = len(frontend.used(listener, generation.slot))
+        for worker in range(generation.plan.workers):
+            answers += await _probe_row(listener, generation, worker % rows, rows)
             progress(f"{answers} good answers")
     return answers
 
