@@ -1,0 +1,1 @@
+"""Named background handlers: what runs inside their processes. Standard library only."""
