@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import os
 import signal
+import time
 import weakref
 from typing import Any
 
@@ -22,6 +24,12 @@ WORKER_CLASSES = {
 }
 #: Who stops the worker also decides how long it may take.
 _FOR_EVER = 10**6
+#: Seconds that idle connections stay open while the worker stops: their next request may be on its way.
+_STOP_LINGER = 2.0
+#: Exit code when the application's lifespan startup fails.
+STARTUP_FAILED = 3
+
+logger = logging.getLogger("instar.engines.gunicorn")
 
 
 def preload(options: EngineOptions) -> None:
@@ -43,7 +51,8 @@ def serve(job: ServeJob) -> int:
             f"cannot run a {job.interface.upper()} application in gunicorn's worker class {name!r}: "
             "use 'asgi' for ASGI, 'gthread' or 'sync' for WSGI"
         )
-    application = _application(job, name)
+    lifespan = _GatedLifespan(job)
+    application = _application(job, name, lifespan if job.interface == "asgi" else job.app)
     config = application.cfg
     logger = config.logger_class(config)
     from gunicorn import sock
@@ -56,7 +65,7 @@ def serve(job: ServeJob) -> int:
         worker.init_process()
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 0
-    return 0
+    return STARTUP_FAILED if lifespan.failed else 0
 
 
 class _AnyParent(int):
@@ -105,12 +114,26 @@ def _adopted(base: Any, job: ServeJob) -> Any:
                 # Wakes its `select`.
                 signal.set_wakeup_fd(self.PIPE[1], warn_on_full_buffer=False)
 
+        def murder_keepalived(self, *args: Any, **kwargs: Any) -> None:
+            """While it stops, 26.1 waits for the keep-alive of idle connections; 27 allows them two seconds."""
+            if not self.alive:
+                end = time.monotonic() + _STOP_LINGER
+                for connection in self.keepalived_conns:
+                    connection.timeout = min(connection.timeout, end)
+            super().murder_keepalived(*args, **kwargs)
+
+        def wait_for_and_dispatch_events(self, timeout: float) -> None:
+            """At most a second: 26.1 waits through its whole stop at once."""
+            super().wait_for_and_dispatch_events(min(timeout, 1.0))
+
         def _leave(self) -> None:
             """Also close idle connections, which the worker would otherwise wait for."""
             self.alive = False
             for connection in connections:
-                if getattr(connection, "_awaiting_request", connection._keepalive_handle is not None):
+                if getattr(connection, "_awaiting_request", connection._current_request is None):
                     connection._keepalive_timeout()
+                    # 26.1 would notice three seconds later.
+                    connection._request_ready.set()
 
     return Worker
 
@@ -133,10 +156,8 @@ def _track_connections() -> weakref.WeakSet[Any]:
     return connections
 
 
-def _application(job: ServeJob, worker_class: str) -> Any:
+def _application(job: ServeJob, worker_class: str, app: Any) -> Any:
     from gunicorn.app.base import BaseApplication
-
-    app = _gated_lifespan(job) if job.interface == "asgi" else job.app
 
     class Application(BaseApplication):  # type: ignore[misc]
         """Our settings and our application, whatever the environment or a file says."""
@@ -176,6 +197,7 @@ def _settings(job: ServeJob, worker_class: str) -> dict[str, Any]:
         "keepalive": max(1, math.ceil(options.keep_alive)),
         "timeout": 0,
         "graceful_timeout": _FOR_EVER,
+        "asgi_lifespan": "on",
         "loglevel": options.log_level,
         "pre_request": close_politely,
         "post_worker_init": started,
@@ -204,31 +226,46 @@ def _ssl_context(options: EngineOptions) -> Any:
     return make
 
 
-def _gated_lifespan(job: ServeJob) -> Any:
-    """The application; ready when its startup is complete, which the server hears when the gate is open."""
+class _GatedLifespan:
+    """The application; ready when its startup is complete, which the server hears when the gate is open.
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    For the server every application has a lifespan: with `asgi_lifespan = "on"` a failed startup ends the
+    worker in all versions, and one that knows no lifespan must not.
+    """
+
+    def __init__(self, job: ServeJob) -> None:
+        self._job = job
+        self.failed = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One connection scope."""
         if scope["type"] != "lifespan":
-            await job.app(scope, receive, send)
+            await self._job.app(scope, receive, send)
             return
-        passed = False
+        started = False
 
         async def gated_send(message: Any) -> None:
-            nonlocal passed
+            nonlocal started
             if message["type"] == "lifespan.startup.failed":
-                passed = True
-            if not passed:
-                passed = True
-                job.ready()
-                await job.gate.wait_async()
+                self.failed = started = True
+                logger.error("cannot start: the application's lifespan startup failed: %s", message.get("message"))
+            elif not started:
+                started = True
+                await self._pass_gate()
             await send(message)
 
         try:
-            await job.app(scope, receive, gated_send)
-        finally:
-            # An application without lifespan raises or returns at once: the server goes on without it.
-            if not passed:
-                job.ready()
-                await job.gate.wait_async()
+            await self._job.app(scope, receive, gated_send)
+        except Exception:
+            if started:
+                raise
+        if not started:
+            await self._pass_gate()
+            await send({"type": "lifespan.startup.complete"})
+            while (await receive())["type"] != "lifespan.shutdown":
+                pass
+            await send({"type": "lifespan.shutdown.complete"})
 
-    return app
+    async def _pass_gate(self) -> None:
+        self._job.ready()
+        await self._job.gate.wait_async()

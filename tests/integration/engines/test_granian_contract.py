@@ -1,4 +1,4 @@
-"""The private pieces of granian that the engine uses. When this fails, look at engines/granian.py before widening its range."""
+"""The private pieces of granian that the engine uses: look there before widening its version range."""
 
 from __future__ import annotations
 
