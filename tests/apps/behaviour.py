@@ -63,7 +63,7 @@ class Behaviour:
         self.forks += 1
 
     def _in_child(self) -> None:
-        if self.kind == "worker-exit" and self.forks == self.index:
+        if self.kind == "worker-exit" and self.forks + 1 == self.index:
             os.write(2, f"{MARK} in worker {self.index}\n".encode())
             os._exit(9)
         if self.kind == "exit-after":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 
+from harness.project import Project
+
 
 class Connection:
     """One keep-alive connection."""
@@ -14,6 +16,7 @@ class Connection:
         # http.client would open another connection behind our back.
         self._connection.auto_open = 0
         self.told_to_close = False
+        self.release = ""
 
     def send(self, path: str = "/?n=a1") -> None:
         """Send a request."""
@@ -25,6 +28,7 @@ class Connection:
         body = response.read()
         assert response.status == 200, (response.status, body)
         self.told_to_close = response.headers.get("connection", "").lower() == "close"
+        self.release = response.headers["x-release"]
         return int(response.headers["x-generation"])
 
     def ask(self, path: str = "/?n=a1") -> int:
@@ -35,6 +39,16 @@ class Connection:
     def close(self) -> None:
         """Close."""
         self._connection.close()
+
+
+def read(project: Project, path: str = "/?n=a1") -> Connection:
+    """One request on a new connection, which is closed; ask it what the answer was."""
+    connection = Connection(project.port)
+    try:
+        connection.ask(path)
+    finally:
+        connection.close()
+    return connection
 
 
 def ask(port: int, path: str = "/?n=a1") -> int:
