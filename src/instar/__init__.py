@@ -12,15 +12,41 @@ PROTOCOL = 1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from instar.handlers.current import Handler, current_handler
+    from instar.handlers.errors import Fenced, HandlerError, NotActiveError, NotAHandlerError
+    from instar.handlers.messages import QueueError, QueueFullError, UnknownQueueError, send
     from instar.runtime.current import current_worker, post_fork
 
-__all__ = ["PROTOCOL", "__version__", "current_worker", "post_fork"]
+__all__ = [
+    "PROTOCOL",
+    "Fenced",
+    "Handler",
+    "HandlerError",
+    "NotAHandlerError",
+    "NotActiveError",
+    "QueueError",
+    "QueueFullError",
+    "UnknownQueueError",
+    "__version__",
+    "current_handler",
+    "current_worker",
+    "post_fork",
+    "send",
+]
+
+#: What applications import, and where it lives: imported when first used.
+_HOMES = {
+    "instar.handlers.current": ("Handler", "current_handler"),
+    "instar.handlers.errors": ("Fenced", "HandlerError", "NotAHandlerError", "NotActiveError"),
+    "instar.handlers.messages": ("QueueError", "QueueFullError", "UnknownQueueError", "send"),
+    "instar.runtime.current": ("current_worker", "post_fork"),
+}
 
 
 def __getattr__(name: str) -> object:
-    """The functions for applications, imported when first used."""
-    if name in ("current_worker", "post_fork"):
-        from instar.runtime import current
+    for home, names in _HOMES.items():
+        if name in names:
+            import importlib
 
-        return getattr(current, name)
+            return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

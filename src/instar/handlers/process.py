@@ -1,0 +1,201 @@
+"""What makes a forked process a handler: it waits until it may have its name, takes it, and hears when to leave."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from instar.handlers.errors import HandlerError, LockError, NotActiveError
+from instar.handlers.latch import Latch
+from instar.handlers.lease import Lease
+from instar.handlers.states import HandlerEvent, HandlerState, next_state
+
+#: Seconds between two looks at whether the lock file is still the locked one.
+LOOK = 1.0
+
+logger = logging.getLogger("instar.handlers")
+
+
+class HandlerProcess:
+    """One handler process, seen from inside. Made in the forked child; `start` (or `install`) begins to listen.
+
+    `arm_fd` is readable (a byte or end of file) once the process may wait for its name, `release_fd` once it has to
+    leave; neither is read from here. `tell` gets `{"event": "standby"}`, `{"event": "active", "epoch": N}`,
+    `{"event": "lost", "error": TEXT}` and `{"event": "failed", "error": TEXT}`, from any thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        pool: str,
+        index: int,
+        tags: tuple[str, ...] = (),
+        generation: int,
+        lock_path: Path,
+        arm_fd: int,
+        release_fd: int,
+        tell: Callable[[dict[str, Any]], object],
+        any_filesystem: bool = False,
+    ) -> None:
+        self.name = name
+        self.pool = pool
+        self.index = index
+        self.tags = tags
+        self.generation = generation
+        self.arm_fd = arm_fd
+        self.release_fd = release_fd
+        self.lease = Lease(name, lock_path, any_filesystem=any_filesystem)
+        self.releasing = Latch()
+        self.pid = os.getpid()
+        #: Set when it is clear whether the name will ever be ours: taken, failed, or asked to leave before.
+        self._decided = Latch()
+        self._state = HandlerState.STANDBY
+        self._guard = threading.RLock()
+        self._taker: threading.Thread | None = None
+        self._error: HandlerError | None = None
+        self._tell = tell
+
+    @property
+    def state(self) -> HandlerState:
+        """Where the process stands. A forked child of a handler is none: for it, the handler is gone."""
+        return self._state if os.getpid() == self.pid else HandlerState.GONE
+
+    @property
+    def active(self) -> bool:
+        """Whether this process is the holder; also while it is releasing, until it has ended or lost the name."""
+        return self.state in (HandlerState.ACTIVE, HandlerState.RELEASING) and self.lease.holds()
+
+    def start(self) -> None:
+        """Listen for the request to leave, in a daemon thread."""
+        threading.Thread(target=self._watch, name="instar-release", daemon=True).start()
+
+    def wait_active(self, timeout: float | None = None) -> bool:
+        """Say that booting is over, and wait until this process holds its name; any thread may.
+
+        False: the time is over (the name may come later), or the process has to leave without having had the name.
+        Raises HandlerError if the name can't be taken.
+        """
+        self.request()
+        self._decided.wait(timeout)
+        return self._outcome()
+
+    async def wait_active_async(self, timeout: float | None = None) -> bool:
+        """`wait_active` for an event loop."""
+        self.request()
+        await self._decided.wait_async(timeout)
+        return self._outcome()
+
+    def request(self) -> None:
+        """Begin to wait for the name, in a thread of its own: flock(2) can be neither timed nor woken."""
+        if os.getpid() != self.pid:
+            raise NotActiveError(f"cannot wait for {self.name}: this is a forked child of the handler")
+        with self._guard:
+            if self._taker is not None:
+                return
+            self._taker = threading.Thread(target=self._take, name="instar-take", daemon=True)
+        self.say({"event": "standby"})
+        self._taker.start()
+
+    def take_here(self) -> bool:
+        """`wait_active` without a thread, for a process that does nothing else (a keeper)."""
+        self.say({"event": "standby"})
+        self._take()
+        return self._outcome()
+
+    def release(self) -> None:
+        """What happens when the process is asked to leave: `releasing` is set, its callbacks run."""
+        self._move(HandlerEvent.RELEASE)
+
+    def lose(self, error: HandlerError) -> None:
+        """The name is lost for good: say so, and leave."""
+        self.lease.lose(str(error))
+        if self.state is not HandlerState.GONE and self._move(HandlerEvent.LOST):
+            logger.error("%s", error)
+            self.say({"event": "lost", "error": str(error)})
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Tell the zygote. Its death must not take the handler along."""
+        with contextlib.suppress(OSError):
+            self._tell(message)
+
+    def _outcome(self) -> bool:
+        if self._error:
+            raise self._error
+        return self.active
+
+    def _take(self) -> None:
+        try:
+            if self._await_arming() and self.lease.acquire():
+                self._begin()
+            else:
+                self.release()
+        except (HandlerError, OSError) as error:
+            self._fail(error)
+
+    def _await_arming(self) -> bool:
+        poll = select.poll()
+        poll.register(self.arm_fd, select.POLLIN)
+        poll.register(self.release_fd, select.POLLIN)
+        # Both are readable when the zygote has died: a standby leaves then.
+        return self.release_fd not in {fd for fd, _ in poll.poll()}
+
+    def _begin(self) -> None:
+        """The lock is ours. Only the epoch makes the process the holder: one asked to leave passes the lock on."""
+        with self._guard:
+            if self._state is not HandlerState.STANDBY or _readable(self.release_fd):
+                self.lease.close()
+                self.release()
+                return
+            epoch = self.lease.begin()
+            self._state = next_state(self._state, HandlerEvent.TAKEN)
+        self._decided.set()
+        self.say({"event": "active", "epoch": epoch})
+        with contextlib.suppress(OSError, LockError):
+            self.lease.settle()
+
+    def _fail(self, error: Exception) -> None:
+        self.lease.close()
+        self._error = error if isinstance(error, HandlerError) else HandlerError(f"cannot take {self.name}: {error}")
+        self.say({"event": "failed", "error": str(self._error)})
+        self._decided.set()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self.release_fd, select.POLLIN)
+        while not poll.poll(LOOK * 1000):
+            self._look()
+        self.release()
+        # A handler that takes long to leave can still lose its name.
+        while self.state is HandlerState.RELEASING and not threading.Event().wait(LOOK):
+            self._look()
+
+    def _look(self) -> None:
+        if self._state in (HandlerState.ACTIVE, HandlerState.RELEASING) and not self.lease.holds():
+            with contextlib.suppress(NotActiveError):
+                try:
+                    self.lease.require()
+                except HandlerError as error:
+                    self.lose(error)
+
+    def _move(self, event: HandlerEvent) -> bool:
+        """Whether the state has changed."""
+        with self._guard:
+            before, self._state = self._state, next_state(self._state, event)
+            changed = before is not self._state
+        if self._state is HandlerState.RELEASING:
+            self._decided.set()
+            self.releasing.set()
+        return changed
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
