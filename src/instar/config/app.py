@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from instar.config.handlers import Template
 from instar.config.table import Table, setting
 from instar.config.types import AnyPath, Interpreter, Name, OptionalPath, Switch, Target, Text, Variables
 
@@ -86,6 +87,12 @@ class App(Table):
     )
     group: Text = setting(
         "", "Group that they run as (name or number). Empty: the primary group of `user`.", unit="group"
+    )
+    handler_name: Template = setting(
+        "{server_name}.{pool}.{index}",
+        "Template of the handlers' names. `{server_name}` is `[app] name`, `{pool}` the name of the table, `{index}` "
+        "counts from 1, `{index0}` from 0; `{index:02}` pads with zeros.",
+        unit="template",
     )
     lazy: Lazy = setting(
         "auto",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import combinations
 
+from instar.config.handlers import HANDLER_NAME
 from instar.config.model import Config
+from instar.config.types import quoted
 
 
 def problems(config: Config) -> list[str]:
     """What can't work, one sentence each; empty when all is well."""
-    return [*_target(config), *_tls(config), *_binds(config), *_canary(config), *_engine(config)]
+    return [*_target(config), *_tls(config), *_binds(config), *_canary(config), *_engine(config), *_handlers(config)]
 
 
 def _target(config: Config) -> Iterator[str]:
@@ -65,6 +68,49 @@ def _engine(config: Config) -> Iterator[str]:
         yield f"[web] workers ({web.workers}) must not be more than [web] max_workers ({web.max_workers})"
 
 
+def _handlers(config: Config) -> Iterator[str]:
+    for pool, item in config.handlers.items():
+        given = list(item.work)
+        if not given:
+            yield f"[handlers.{pool}] needs one of target, script and command"
+        elif len(given) > 1:
+            yield f"[handlers.{pool}] has {' and '.join(given)}; keep one of them"
+        elif item.handover == "warm" and not item.target:
+            yield (
+                f'[handlers.{pool}] handover "warm" needs target: a {given[0]} can\'t boot and then wait for its name; '
+                'use "cold"'
+            )
+    yield from _handler_names(config)
+
+
+def _handler_names(config: Config) -> Iterator[str]:
+    """No name twice, none that a process or a file of instar has already; one sentence a pool."""
+    owners: dict[str, str] = {}
+    for pool in config.handlers:
+        for name in config.handler_names(pool):
+            problem = _handler_name(config, pool, name, owners.get(name))
+            if problem:
+                yield problem
+                break
+            owners[name] = pool
+
+
+def _handler_name(config: Config, pool: str, name: str, owner: str | None) -> str:
+    where = f"[handlers.{pool}]"
+    if not HANDLER_NAME.fullmatch(name):
+        allowed = '1 to 100 letters, digits, "-", "_" and ".", the first a letter or digit'
+        return f"{where} would have a handler with the name {quoted(name)}; a name has {allowed}"
+    if owner == pool:
+        return f"{where} would have several handlers with the name {name}; use {{index}} in the template of its names"
+    if owner is not None:
+        return f"{where} and [handlers.{owner}] would both have a handler {name}; use {{pool}} in their templates"
+    if name in config.handlers and (name != pool or config.handlers[pool].count > 1):
+        return f"{where} would have a handler with the name {name}, which is that of a pool"
+    if re.fullmatch(rf"zygote|web\.\d+|{re.escape(config.app.name)}\.[ab]\.\d+", name):
+        return f"{where} would have a handler with the name {name}, which instar gives to a process of its own"
+    return ""
+
+
 def warnings(config: Config) -> Iterator[str]:
     """What works and yet is probably not meant, one sentence each."""
     web, restart = config.web, config.restart
@@ -85,6 +131,9 @@ def warnings(config: Config) -> Iterator[str]:
         yield "[web] max_requests_jitter has no effect without [web] max_requests"
     if "*" in web.trusted_proxies and any(address.wildcard for address in web.addresses):
         yield '[web] trusted_proxies = "*" lets every client forge its own address'
+    for pool, item in config.handlers.items():
+        if item.backoff > item.backoff_limit:
+            yield f"[handlers.{pool}] backoff should not be longer than its backoff_limit, which wins"
     if web.engine == "command":
         yield from _command_warnings(config)
 

@@ -44,6 +44,10 @@ path = "/healthz"
 [restart]
 before = [["{python}", "manage.py", "migrate", "--noinput"]]
 keep_old = "10m"
+
+[handlers.mail]
+count = 2
+target = "mysite.mail:work"
 ```
 
 ## How values are written
@@ -93,7 +97,7 @@ def tables(model: type[Table], prefix: str = "") -> Iterator[tuple[str, type[Tab
     for name, field in model.model_fields.items():
         table, named = table_of(field.annotation)
         if table is not None:
-            path = f"{prefix}{name}" + (".NAME" if named else "")
+            path = f"{prefix}{name}" + (f".{table.entry}" if named else "")
             yield path, table
             yield from tables(table, f"{path}.")
 

@@ -115,7 +115,7 @@ def _homes(key: str, model: type[Table], prefix: str = "") -> list[str]:
         table, named = table_of(field.annotation)
         if table is None:
             continue
-        path = f"{prefix}{name}" + (".NAME" if named else "")
+        path = f"{prefix}{name}" + (f".{table.entry}" if named else "")
         if key in table.model_fields:
             result.append(path)
         result.extend(_homes(key, table, f"{path}."))

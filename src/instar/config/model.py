@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PrivateAttr, model_validator
 
 from instar.config.app import App
+from instar.config.handlers import HandlerPool
 from instar.config.health import Health
 from instar.config.here import current_folder
 from instar.config.log import Log
@@ -29,6 +30,15 @@ def _service_names(value: object) -> object:
     return value
 
 
+def _pool_names(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("must be tables, as in [handlers.mail]")
+    for name in value:
+        if not re.fullmatch(NAME_PATTERN, str(name)):
+            raise ValueError(f'has a pool with the name "{name}"; use letters, digits, "-", "_" and "."')
+    return value
+
+
 class Config(Table):
     """A checked configuration. Every path in it is absolute; times are seconds, sizes are bytes."""
 
@@ -36,6 +46,9 @@ class Config(Table):
     web: Web = setting(Web(), "Listeners and workers.", unit="table")
     health: Health = setting(Health(), "The readiness probe.", unit="table")
     restart: Restart = setting(Restart(), "Restarts and rollbacks.", unit="table")
+    handlers: Annotated[dict[str, HandlerPool], BeforeValidator(_pool_names)] = setting(
+        {}, "Pools of named background handlers.", unit="tables"
+    )
     services: Annotated[dict[str, Service], BeforeValidator(_service_names)] = setting(
         {}, "Other supervised commands, by name.", unit="tables"
     )
@@ -66,6 +79,15 @@ class Config(Table):
         """The state directory of this application (see `instar.config.state`)."""
         return self._state_dir or state_dir(self.app.name)
 
+    def handler_names(self, pool: str) -> list[str]:
+        """The names of a pool's handlers, in the order of their indexes. Raises KeyError."""
+        app = self.app
+        return list(self.handlers[pool].names(server_name=app.name, pool=pool, template=app.handler_name))
+
+    def queue_names(self) -> list[str]:
+        """Everything that messages can be sent to: pools and handlers, each once."""
+        return list(dict.fromkeys(name for pool in self.handlers for name in (pool, *self.handler_names(pool))))
+
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and yet probably not meant, one sentence each."""
         from instar.config.checks import warnings
@@ -93,11 +115,16 @@ class Config(Table):
             name: service.model_copy(update={"chdir": service.chdir and move(service.chdir)})
             for name, service in self.services.items()
         }
+        handlers = {
+            name: pool.model_copy(update={"script": pool.script and move(pool.script)})
+            for name, pool in self.handlers.items()
+        }
         static = {prefix: move(folder) for prefix, folder in self.web.static.items()}
         return self.model_copy(
             update={
                 "app": self.app.model_copy(update=app),
                 "web": self.web.model_copy(update={"static": static}),
+                "handlers": handlers,
                 "services": services,
             }
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 
@@ -13,6 +13,9 @@ from instar.config.here import current_folder
 
 class Table(BaseModel):
     """A table of `instar.toml`: can't be changed, refuses keys that it does not know."""
+
+    #: How the documentation calls a table that has a name of its own: `[services.NAME]`.
+    entry: ClassVar[str] = "NAME"
 
     model_config = ConfigDict(
         frozen=True,

@@ -28,6 +28,12 @@ drain_timeout = 60
 # duration = 30
 # max_error_rate = 0.05
 
+# Background workers with names that are never held twice, here NAME.mail.1 and NAME.mail.2. The function asks
+# instar.current_handler() who it is; instead of target, script and command take programs that know nothing of instar.
+# [handlers.mail]
+# count = 2
+# target = "mymodule:work"
+
 # Any other command that belongs to the application.
 # [services.mailer]
 # command = ["{{python}}", "-m", "mailer"]

@@ -51,3 +51,4 @@ def test_schema_is_json_and_knows_every_table_and_key() -> None:
     assert set(web["properties"]["engine"]["enum"]) == {"granian", "uvicorn", "gunicorn", "command"}
     hooks = schema["$defs"]["Restart"]["properties"]["before"]["items"]["anyOf"]
     assert {"$ref": "#/$defs/Hook"} in hooks
+    assert schema["$defs"]["HandlerPool"]["properties"]["handover"]["enum"] == ["auto", "warm", "cold"]

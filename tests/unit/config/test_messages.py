@@ -18,7 +18,7 @@ Read = Callable[..., Config]
         ("[web]\nname = 'x'", "[web] name is not a known key; it belongs in [app]"),
         ("[web]\nxyzzy = 3", "[web] xyzzy is not a known key"),
         ("[wbe]\nworkers = 3", "[wbe] is not a known table; did you mean [web]?"),
-        ("[handlers.pool]\ncount = 3", "[handlers] is not a known table"),
+        ("[pools.pool]\ncount = 3", "[pools] is not a known table"),
         ("[jobs]\npool = 'x'", "[jobs] is not a known table"),
         ("workers = 3", "workers stands outside of any table; it is a key of [web]"),
         ("web = 3", "[web] must be a table, not 3"),
@@ -66,6 +66,37 @@ Read = Callable[..., Config]
         (
             "[services.mail]\ncommand = ['x']\nrestart = 'alway'",
             '[services.mail] restart must be always, on-failure or never, not "alway"; did you mean always?',
+        ),
+        ("[handlers]\nmail = 3", "[handlers.mail] must be a table, not 3"),
+        ("[handlers.mail]\nconut = 3", "[handlers.mail] conut is not a known key; did you mean count?"),
+        ("[handlers.mail]\ncount = -1", "[handlers.mail] count must be at least 0, not -1"),
+        ("[handlers.mail]\ntarget = 'm'", '[handlers.mail] target must be "module:attribute"; did you mean "m:app"?'),
+        (
+            "[handlers.mail]\ncommand = 'a b'",
+            '[handlers.mail] command must be a list of words, no shell runs it; write ["a", "b"]',
+        ),
+        (
+            "[handlers.mail]\nhandover = 'hot'",
+            '[handlers.mail] handover must be auto, warm or cold, not "hot"',
+        ),
+        (
+            "[handlers.mail]\ncpu_max = '2'",
+            "[handlers.mail] cpu_max must be a number of processor cores such as 0.5 or 2",
+        ),
+        ("[handlers.mail]\ncpu_max = -1", "[handlers.mail] cpu_max must be at least 0, not -1"),
+        (
+            "[handlers.mail]\nname = '{pol}.1'",
+            (
+                '[handlers.mail] name has the placeholder "{pol}"; '
+                "known are {server_name}, {pool}, {index} and {index0}; did you mean {pool}?"
+            ),
+        ),
+        ("[handlers.mail]\nname = '{pool'", '[handlers.mail] name has a brace that stands alone: "{pool"'),
+        ("[app]\nhandler_name = ''", "[app] handler_name must not be empty"),
+        ("[web]\ncpu_max = 1", "[web] cpu_max is not a known key; it belongs in [handlers.POOL]"),
+        (
+            "[handlers.'a b']\ntarget = 'm:a'",
+            '[handlers] has a pool with the name "a b"; use letters, digits, "-", "_" and "."',
         ),
         ("[services]\nmail = 3", "[services.mail] must be a table, not 3"),
         ("[app]\nlazy = 1", '[app] lazy must be "auto", true or false, not 1'),
