@@ -7,11 +7,12 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from instar.handlers.errors import HandlerError, LockError, NotActiveError
+from instar.handlers.errors import Fenced, HandlerError, LockError, NotActiveError
 from instar.handlers.latch import Latch
 from instar.handlers.lease import Lease
 from instar.handlers.states import HandlerEvent, HandlerState, next_state
@@ -166,23 +167,28 @@ class HandlerProcess:
         self.say({"event": "failed", "error": str(self._error)})
         self._decided.set()
 
+    def check(self) -> bool:
+        """Look whether the lock file is still the locked one; without it the name is lost. False then."""
+        if self._state not in (HandlerState.ACTIVE, HandlerState.RELEASING):
+            return True
+        try:
+            self.lease.require()
+        except NotActiveError:
+            return True
+        except Fenced as error:
+            self.lose(error)
+            return False
+        return True
+
     def _watch(self) -> None:
         poll = select.poll()
         poll.register(self.release_fd, select.POLLIN)
         while not poll.poll(LOOK * 1000):
-            self._look()
+            self.check()
         self.release()
         # A handler that takes long to leave can still lose its name.
-        while self.state is HandlerState.RELEASING and not threading.Event().wait(LOOK):
-            self._look()
-
-    def _look(self) -> None:
-        if self._state in (HandlerState.ACTIVE, HandlerState.RELEASING) and not self.lease.holds():
-            with contextlib.suppress(NotActiveError):
-                try:
-                    self.lease.require()
-                except HandlerError as error:
-                    self.lose(error)
+        while self.check():
+            time.sleep(LOOK)
 
     def _move(self, event: HandlerEvent) -> bool:
         """Whether the state has changed."""
