@@ -8,16 +8,20 @@ One process may serve several listeners: one worker object and one stop signal f
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib.util
 import logging
 import os
 import select
 import signal
+import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from instar.engines.base import EngineOptions, ListenSocket, ServeJob
 from instar.engines.versions import require
+from instar.errors import ConfigError
 
 AT_LEAST = (2, 8, 7)
 BELOW = (2, 9)
@@ -31,6 +35,7 @@ logger = logging.getLogger("instar.engines.granian")
 def preload(options: EngineOptions) -> None:
     """Import granian (its Rust part starts no thread)."""
     require("granian", AT_LEAST, BELOW)
+    _check_tls(options)
     import granian._futures
     import granian._loops
     import granian.server.mp  # noqa: F401
@@ -208,8 +213,38 @@ def _start(job: ServeJob, sock: ListenSocket, loop: Any, callback: Any, stop: An
 
 
 def _tls(options: EngineOptions) -> tuple[Any, ...]:
-    enabled = bool(options.tls_cert)
-    key = options.tls_key or options.tls_cert
-    if not enabled:
+    if not options.tls_cert:
         return (False, None, None, None, "tls1.2", None, [], False)
-    return (True, options.tls_cert, key, options.tls_key_password, "tls1.2", None, [], False)
+    key = options.tls_key or options.tls_cert
+    if options.tls_key_password:
+        key = _decrypted(key, options.tls_key_password)
+    return (True, options.tls_cert, key, None, "tls1.2", None, [], False)
+
+
+def _check_tls(options: EngineOptions) -> None:
+    """Granian would only panic in one of its threads, and the worker would accept nothing."""
+    if not options.tls_cert:
+        return
+    key = options.tls_key or options.tls_cert
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.tls_cert, key, options.tls_key_password or (lambda: ""))
+    except OSError as error:
+        raise ConfigError(f"cannot use certificate {options.tls_cert} with key {key}: {error}") from None
+    if options.tls_key_password and importlib.util.find_spec("cryptography") is None:
+        raise ConfigError(
+            f"cannot use encrypted key {key}: granian can't decrypt it; pip install cryptography in the "
+            "application's environment, or use a key without password"
+        )
+
+
+@functools.lru_cache(maxsize=1)
+def _decrypted(key: str, password: str) -> str:
+    """Path of the decrypted key, which exists only in this process's memory."""
+    from cryptography.hazmat.primitives import serialization as pem
+
+    with open(key, "rb") as file:
+        private = pem.load_pem_private_key(file.read(), password.encode())
+    fd = os.memfd_create("key", os.MFD_CLOEXEC)
+    os.write(fd, private.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()))
+    return f"/proc/self/fd/{fd}"

@@ -18,7 +18,7 @@ from instar.runtime.static import StaticAsgi, StaticFiles, StaticWsgi
 
 
 def wrap(app: Any, interface: Interface, spec: GenerationSpec, board: Scoreboard, row: int, drain: DrainState) -> Any:
-    """The application as the engine gets it: draining and probe outermost, then proxies, access log, root path, static files.
+    """The application as the engine gets it: draining outermost, then proxies, access log, root path, static files.
 
     Call it in the worker, after the fork. Raises InstarError when a part can't work (static files without
     `servestatic`, an unusable proxy network).

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import engine_apps
 import engine_harness as harness
@@ -269,3 +270,28 @@ def test_closed_gate_holds_connections_back(start, engine):
     gate.write.send(b"x")
     assert harness.readable(sock, 5) and sock.recv(4096).startswith(b"HTTP/1.1 200")
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("item", KEEPING, ids=ids)
+def test_encrypted_key(start, authority, client_tls, item, tmp_path):
+    from cryptography.hazmat.primitives import serialization as pem
+
+    key = pem.load_pem_private_key(Path(authority[2]).read_bytes(), None)
+    secret = pem.BestAvailableEncryption(b"open sesame")
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, secret))
+    name, interface, cls = item
+    tls_options = options(cls, tls_cert=authority[1], tls_key=str(tmp_path / "key.pem"), tls_key_password="open sesame")
+    worker = start(name, interface, app_of(interface), options=tls_options, tls=client_tls)
+    assert worker.get("/")[2] == b"ok"
+    assert worker.stop() == 0
+
+
+def test_granian_tells_of_an_unusable_key_before_the_fork(authority, tmp_path):
+    from instar.engines import granian
+    from instar.errors import ConfigError
+
+    (tmp_path / "key.pem").write_text("none")
+    with pytest.raises(ConfigError, match="cannot use certificate"):
+        granian.preload(options(tls_cert=authority[1], tls_key=str(tmp_path / "key.pem")))
+    with pytest.raises(ConfigError, match="cannot use certificate"):
+        granian.preload(options(tls_cert=authority[1], tls_key=str(tmp_path / "absent.pem")))
