@@ -131,6 +131,7 @@ class TestMidRestart:
 
 
 def test_old_zygote_killed_while_it_drains(project: Project, instance: Instance) -> None:
+    project.config["restart"]["drain_timeout"] = 4.0
     instance.start()
     with_client = Held(project)
     handover = instance.handover()
