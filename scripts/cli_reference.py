@@ -29,6 +29,7 @@ Shell completion: `instar --install-completion`.
 | 3 | rolled back: the new generation failed, the old one serves on |
 | 4 | busy: a handover is running |
 | 5 | no supervisor runs for this application |
+| 6 | done, but a handler kept its name in the old code (`keep_name`) |
 
 Errors are one sentence on standard error that begins with `instar: cannot`. `INSTAR_DEBUG=1` adds the traceback.
 """
@@ -41,9 +42,25 @@ def reference() -> str:
 
 
 def _verb(name: str, command: Any) -> str:
+    if not hasattr(command, "commands"):
+        return _command(name, command, "##")
+    parts = [f"## instar {name}", "", *_help(command.help)]
+    parts += [_command(f"{name} {part}", inner, "###") for part, inner in command.commands.items()]
+    return "\n".join(parts)
+
+
+def _command(name: str, command: Any, heading: str) -> str:
     arguments = [_argument(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
     usage = " ".join(["instar", name, "[OPTIONS]", *arguments])
-    lines = [f"## instar {name}", "", f"`{usage}`", "", *_help(command.help), "| option | meaning |", "|---|---|"]
+    lines = [
+        f"{heading} instar {name}",
+        "",
+        f"`{usage}`",
+        "",
+        *_help(command.help),
+        "| option | meaning |",
+        "|---|---|",
+    ]
     for parameter in command.params:
         if parameter.param_type_name == "option" and not getattr(parameter, "hidden", False):
             lines.append(f"| {_names(parameter)} | {_cell(_meaning(parameter))} |")

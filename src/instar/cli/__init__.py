@@ -14,8 +14,8 @@ import typer
 from instar import __version__
 from instar.errors import ExitCode, InstarError
 
-#: In the order of the help text. `instar.cli.VERB` holds the function `VERB`.
-VERBS = ("init", "check", "run", "restart", "rollback", "status", "history", "logs", "stop", "version")
+#: In the order of the help text. `instar.cli.VERB` holds `VERB`: a function, or a typer application of sub-commands.
+VERBS = ("init", "check", "run", "restart", "rollback", "handlers", "status", "history", "logs", "stop", "version")
 
 _HELP = """Run a Python web application and restart it into new code without dropping a request.
 
@@ -26,7 +26,10 @@ Start here:
   instar restart                replace it with the code that is on disk now
   instar status                 what runs, and how it is doing
 """
-_EPILOG = "Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 rolled back, 4 busy, 5 no supervisor."
+_EPILOG = (
+    "Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 rolled back, 4 busy, 5 no supervisor, "
+    "6 a handler kept its name."
+)
 
 
 def main() -> NoReturn:
@@ -60,8 +63,11 @@ def build(verb: str | None = None) -> typer.Typer:
     app.callback()(_global_options)
     for name in VERBS if verb is None else (verb,):
         module = importlib.import_module(f"instar.cli.{name}")
-        function = getattr(module, name)
-        app.command(name, help=help_text(function.__doc__))(function)
+        command = getattr(module, name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, help=help_text(command.__doc__))(command)
     return app
 
 

@@ -100,6 +100,11 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
         "factory": app.factory,
         "interface": app.interface,
         "timeout": timeout,
+        "handlers": [
+            {"subject": f"[handlers.{name}] target", "target": item.target, "load": load}
+            for name, item in plan.config.handlers.items()
+            if item.target
+        ],
     }
 
 
@@ -163,19 +168,24 @@ def _findings(plan: Plan, answer: dict[str, Any], hide: Redactor, *, load: bool)
         yield ok("[app] python", f"{plan.python} (Python {answer['python']})")
     if stage in ("find", "load", "done"):
         yield ok("[web] engine", plan.config.web.engine)
-    if "error" in answer:
-        yield _failure(stage, answer, hide)
-    elif load and "interface" in answer:
+    if load and "interface" in answer:
         yield ok("[app] target", f"loads in {answer['seconds']:.2f} s, {answer['interface'].upper()}")
         for note in answer["notes"]:
             yield warning("[app] target", hide(note))
+    for item in answer.get("handlers", ()):
+        yield _failure(item, hide) if "error" in item else ok(item["subject"], item["text"])
+    if "error" in answer:
+        yield _failure(answer, hide)
 
 
-def _failure(stage: str, answer: dict[str, Any], hide: Redactor) -> Finding:
-    subject = _STAGES.get(stage, stage)
+def _failure(answer: dict[str, Any], hide: Redactor) -> Finding:
+    """The error of the application or of a handler."""
+    stage = answer["stage"]
+    subject = answer.get("subject") or _STAGES.get(stage, stage)
     text = hide(answer["error"])
     if stage == "load" and not answer.get("clear"):
         trace = hide(answer.get("traceback", "")).splitlines()[-TAIL:]
-        return error(subject, f"cannot load the application: {text.splitlines()[-1]}", trace)
+        what = "it" if "subject" in answer else "the application"
+        return error(subject, f"cannot load {what}: {text.splitlines()[-1]}", trace)
     # A sentence already; only the class name that Python puts before it is in the way.
     return error(subject, text.partition(": ")[2] if answer.get("clear") or stage == "find" else text)

@@ -22,6 +22,7 @@ def check_files(config: Config) -> Iterator[Finding]:
     yield from _env_file(config)
     yield from _tls(config)
     yield from _user(config)
+    yield from _scripts(config)
     yield from _log(config)
     yield _state(config.state_dir())
 
@@ -105,6 +106,18 @@ def _user(config: Config) -> Iterator[Finding]:
         yield warning("[app] user", "the application would run as root; name a user for it")
 
 
+def _scripts(config: Config) -> Iterator[Finding]:
+    for name, item in config.handlers.items():
+        if item.script is None:
+            continue
+        if not item.script.is_file():
+            yield error(f"[handlers.{name}] script", f"there is no file {item.script}")
+        elif not os.access(item.script, os.R_OK):
+            yield error(f"[handlers.{name}] script", f"cannot read {item.script}: permission denied")
+        else:
+            yield ok(f"[handlers.{name}] script", str(item.script))
+
+
 def _log(config: Config) -> Iterator[Finding]:
     path = config.log.file
     if path is None:
@@ -146,13 +159,14 @@ def _can_create(path: Path) -> bool:
 
 
 def check_programs(config: Config, python: Path, path_variable: str | None) -> Iterator[Finding]:
-    """Programs of hooks, services and the `command` engine."""
+    """Programs of hooks, services, handlers and the `command` engine."""
     app = config.app.chdir
     hooks: list[tuple[str, Hook]] = []
     for key in ("before", "after", "on_rollback"):
         hooks += [(f"[restart] {key}", hook) for hook in getattr(config.restart, key)]
     commands = [(subject, hook.command, app) for subject, hook in hooks]
     commands += [(f"[services.{name}]", item.command, item.chdir or app) for name, item in config.services.items()]
+    commands += [(f"[handlers.{name}]", item.command, app) for name, item in config.handlers.items() if item.command]
     if config.web.engine == "command":
         commands.append(("[web] command", config.web.command, app))
     for subject, command, folder in commands:

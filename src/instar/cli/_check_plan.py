@@ -6,6 +6,9 @@ from instar.config import Config
 from instar.config.units import format_duration, format_size
 from instar.supervisor.plan import worker_count
 
+#: Of a pool's handlers, so many are named.
+MOST_NAMES = 8
+
 
 def describe(config: Config) -> list[tuple[str, str]]:
     """(label, text) for each thing. Nothing in it comes from a file of secrets."""
@@ -53,7 +56,15 @@ def _restart(config: Config) -> list[tuple[str, str]]:
         rows.append(("keep old", format_duration(restart.keep_old)))
     for key in ("before", "after", "on_rollback"):
         rows += [(f"hook {key}", " ".join(hook.command)) for hook in getattr(restart, key)]
+    rows += [(f"handlers {pool}", _pool(config, pool)) for pool in config.handlers]
     return rows + [(f"service {name}", " ".join(item.command)) for name, item in config.services.items()]
+
+
+def _pool(config: Config, pool: str) -> str:
+    item, names = config.handlers[pool], config.handler_names(pool)
+    shown = names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 1], "…", names[-1]]
+    work = " ".join(item.command) if item.command else str(item.script or item.target)
+    return f"{', '.join(shown) or 'none'} ({'warm' if item.warm else 'cold'}: {work})"
 
 
 def _canary(config: Config) -> str:

@@ -7,6 +7,7 @@ Only the standard library at import, and only syntax of old Pythons, so that a t
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import importlib.util
 import json
 import os
@@ -41,10 +42,48 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     try:
         _try(request, result)
     except BaseException as problem:
-        result["error"] = _describe(problem)
-        result["traceback"] = _own_frames(problem, request)
-        result["clear"] = type(problem).__module__.startswith("instar.")
+        _fail(result, problem, request)
+    else:
+        result["handlers"] = [_try_handler(item, request) for item in request["handlers"]]
     return result
+
+
+def _fail(result: dict[str, Any], problem: BaseException, request: dict[str, Any]) -> None:
+    result["error"] = _describe(problem)
+    result["traceback"] = _own_frames(problem, request)
+    result["clear"] = type(problem).__module__.startswith("instar.")
+
+
+def _try_handler(item: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """Find a handler's target, and load it when the application was loaded: `text`, or `error` as for that."""
+    result = {"subject": item["subject"], "stage": "find"}
+    try:
+        module, _, attribute = item["target"].partition(":")
+        _find_module(module, request)
+        result["text"] = item["target"]
+        if item["load"]:
+            result["stage"] = "load"
+            faulthandler.dump_traceback_later(request["timeout"], exit=True)
+            _resolve(module, attribute)
+            result["text"] += " loads"
+            faulthandler.cancel_dump_traceback_later()
+    except BaseException as problem:
+        faulthandler.cancel_dump_traceback_later()
+        _fail(result, problem, request)
+    return result
+
+
+def _resolve(module: str, attribute: str) -> None:
+    """Import a handler's callable. Raises LoadError, or what its own code raises."""
+    from instar.runtime.loader import LoadError
+
+    value = importlib.import_module(module)
+    for name in attribute.split("."):
+        if not hasattr(value, name):
+            raise LoadError("cannot load it: %s has no %s" % (module, attribute))  # noqa: UP031
+        value = getattr(value, name)
+    if not callable(value):
+        raise LoadError("cannot run %s:%s: it can't be called (%s)" % (module, attribute, type(value).__name__))  # noqa: UP031
 
 
 def _try(request: dict[str, Any], result: dict[str, Any]) -> None:
@@ -60,10 +99,7 @@ def _try(request: dict[str, Any], result: dict[str, Any]) -> None:
     )
     engines.get(request["engine"]).preload(options)
     result["stage"] = "find"
-    module = request["module"].partition(".")[0]
-    if module and importlib.util.find_spec(module) is None:
-        places = ", ".join([request["chdir"], *request["pythonpath"]])
-        raise ModuleNotFoundError(f"there is no module {module} in {places} or among the installed packages")
+    _find_module(request["module"], request)
     if request["target"]:
         result["stage"] = "load"
         # When it hangs, show where, on standard error, and leave (status 1).
@@ -73,6 +109,14 @@ def _try(request: dict[str, Any], result: dict[str, Any]) -> None:
         result.update(seconds=time.monotonic() - began, interface=app.interface, notes=hazards.found())
         faulthandler.cancel_dump_traceback_later()
     result["stage"] = "done"
+
+
+def _find_module(name: str, request: dict[str, Any]) -> None:
+    """Raise ModuleNotFoundError when there is no such module or package. Nothing is imported."""
+    module = name.partition(".")[0]
+    if module and importlib.util.find_spec(module) is None:
+        places = ", ".join([request["chdir"], *request["pythonpath"]])
+        raise ModuleNotFoundError(f"there is no module {module} in {places} or among the installed packages")
 
 
 def _find_packages(request: dict[str, Any]) -> None:

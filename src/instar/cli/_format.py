@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # rich is only loaded where something is drawn
     from rich.console import Console
+    from rich.table import Table
 
 _STATE_STYLES = {
     "serving": "green",
+    "active": "green",
     "ready": "green",
     "done": "green",
     "running": "green",
@@ -20,11 +22,15 @@ _STATE_STYLES = {
     "draining": "yellow",
     "handover": "yellow",
     "stopping": "yellow",
+    "releasing": "yellow",
     "kept": "cyan",
+    "standby": "cyan",
     "busy": "yellow",
     "failed": "red",
     "rolled-back": "red",
     "crash": "red",
+    "down": "red",
+    "paused": "dim",
     "stopped": "dim",
 }
 
@@ -54,6 +60,21 @@ def escaped(text: object) -> str:
     from instar.supervisor.logrecord import printable
 
     return escape(printable(str(text)))
+
+
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """A table without lines; `right` names the columns of figures."""
+    from rich.table import Table
+
+    result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        result.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return result
+
+
+def count(value: int | None) -> str:
+    """A number, or `-` when it isn't known."""
+    return "-" if value is None else str(value)
 
 
 def seconds(value: float | None) -> str:

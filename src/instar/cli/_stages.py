@@ -28,7 +28,7 @@ WORTH_SHOWING = 0.1
 
 
 def follow_handover(events: Iterable[dict[str, Any]], *, what: str, as_json: bool) -> ExitCode:
-    """Show the stages of a `restart` or `rollback` (`what`) and its result; returns the exit code.
+    """Show the stages of a `restart`, `rollback` or `move main.mail.1` (`what`) and its result; returns the exit code.
 
     Raises InstarError when the events end without a result. With `as_json` the result object is all that is printed.
     """
@@ -46,7 +46,8 @@ def follow_handover(events: Iterable[dict[str, Any]], *, what: str, as_json: boo
         print_json({key: value for key, value in result.items() if key != "event"})
     else:
         _report(result, what)
-    return _CODES.get(str(result.get("outcome")), ExitCode.UNEXPECTED)
+    code = _CODES.get(str(result.get("outcome")), ExitCode.UNEXPECTED)
+    return ExitCode.HANDLER_KEPT if code is ExitCode.DONE and result.get("kept") else code
 
 
 def _unremarkable(event: dict[str, Any]) -> bool:
@@ -159,9 +160,11 @@ class _Terminal:
 
 
 def _report(result: dict[str, Any], what: str) -> None:
-    generation, before, took = result.get("generation"), result.get("from"), seconds(result.get("seconds"))
+    generation, took = result.get("generation"), seconds(result.get("seconds"))
     if result.get("outcome") == "done":
-        print(f"{what} done in {took}: generation {generation} serves (before: {before})")
+        print(f"{what} done in {took}{_now(result)}", flush=True)
+        if result.get("kept"):
+            print(f"instar: {_kept([printable(str(name)) for name in result['kept']])}", file=sys.stderr)
         return
     sys.stdout.flush()
     error = printable(str(result.get("error") or "no reason was given")).removeprefix("cannot ")
@@ -173,6 +176,27 @@ def _report(result: dict[str, Any], what: str) -> None:
         print(f"last lines of generation {generation}:", file=sys.stderr)
         for line in tail:
             print(f"  {printable(str(line))}", file=sys.stderr)
-    serving = result.get("serving", before)
+    serving = result.get("serving", result.get("from"))
     survivor = f"; generation {serving} serves on" if result.get("outcome") == "rolled-back" and serving else ""
-    print(f"instar: cannot {what} to generation {generation}: {error}{survivor}", file=sys.stderr)
+    to = f" to generation {generation}" if "handler" not in result and generation else ""
+    print(f"instar: cannot {what}{to}: {error}{survivor}", file=sys.stderr)
+
+
+def _now(result: dict[str, Any]) -> str:
+    """What runs after a success."""
+    generation, before = result.get("generation"), result.get("from")
+    if "handler" in result:  # a single one
+        state = printable(str(result.get("state") or ""))
+        epoch = f", epoch {result['epoch']}" if result.get("epoch") else ""
+        where = f" in generation {generation}{epoch}" if generation else ""
+        return f": {state}{where}" if state else ""
+    if result.get("parts") == ["handlers"]:
+        return f": handlers run in generation {generation} (before: {before})"
+    return f": generation {generation} serves (before: {before})"
+
+
+def _kept(names: list[str]) -> str:
+    listed = ", ".join(names)
+    one = len(names) == 1
+    why = "it was not finished in stop_timeout and keeps its name" if one else "they were not finished and keep theirs"
+    return f"cannot move {listed} yet: {why} in the old code; later, `instar handlers move {names[0]}` tries again"

@@ -38,6 +38,14 @@ def restart(
     canary_for: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long the canary lasts (2m).", rich_help_panel="Canary")
     ] = None,
+    web: Annotated[
+        bool, typer.Option("--web", help="Only the web workers (and the services).", rich_help_panel="Parts")
+    ] = False,
+    handlers: Annotated[bool, typer.Option("--handlers", help="Only the handlers.", rich_help_panel="Parts")] = False,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POOL", help="Only the handlers of this pool; repeat.", rich_help_panel="Parts"),
+    ] = None,
     json: Json = False,
     config: ConfigFile = None,
     name: Name = None,
@@ -45,13 +53,16 @@ def restart(
 ) -> None:
     """Replace the running generation by one with the code and configuration that are on disk now.
 
-    Blocks until the old generation has drained, and shows each stage. No request is dropped. If the new
-    code fails to boot, to answer the probe, or within the grace period, the old generation serves on: exit code 3.
+    Web workers and handlers are replaced, or only those that an option names. Blocks until the old generation
+    has drained, and shows each stage. No request is dropped. If the new code fails to boot, to answer the probe, or
+    within the grace period, the old generation serves on: exit code 3. Exit code 6: all is done, but a handler that
+    may do so (keep_name) keeps its name in the old code.
 
     \b
     Examples:
       instar restart
       instar restart --keep-old 10m
+      instar restart --pool mail
       instar restart --canary-share 5% --canary-for 2m
       instar restart --json | jq .outcome
     """
@@ -60,8 +71,21 @@ def restart(
         "keep_old": _seconds(keep_old, "--keep-old"),
         "canary": _canary(canary_share, canary_network or [], canary_for),
     }
+    body |= _parts(web, handlers, pool or [], body)
     events = find_client(config, name, state_dir).stream("POST", "/v1/restart", body)
     raise typer.Exit(follow_handover(events, what="restart", as_json=json))
+
+
+def _parts(web: bool, handlers: bool, pools: list[str], body: dict[str, Any]) -> dict[str, Any]:
+    """`parts` and `pools` of the request; nothing when all is restarted."""
+    if not (web or handlers or pools):
+        return {}
+    if handlers and pools:
+        raise ConfigError("cannot use --handlers with --pool: the one means all pools, the other some; leave one out")
+    if not web and body["canary"] is not None:
+        raise ConfigError("cannot use --canary-share or --canary-network without the web workers; add --web")
+    parts = [name for name, wanted in (("web", web), ("handlers", handlers or bool(pools))) if wanted]
+    return {"parts": parts, "pools": pools} if pools else {"parts": parts}
 
 
 def _canary(share: str | None, networks: list[str], duration: str | None) -> dict[str, Any] | None:

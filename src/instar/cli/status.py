@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from instar.cli._format import console, escaped, print_json, seconds, size, styled
+from instar.cli._format import console, count, escaped, print_json, seconds, size, styled, table
+from instar.cli._handlers import handler_table, queue_table
 from instar.cli._options import ConfigFile, Json, Name, StateDir
 from instar.cli._target import find_client
 
@@ -27,7 +28,7 @@ def status(
     name: Name = None,
     state_dir: StateDir = None,
 ) -> None:
-    """Show what runs: generations, workers, addresses, services.
+    """Show what runs: generations, workers, addresses, handlers, message queues, services.
 
     \b
     Examples:
@@ -66,6 +67,10 @@ def render(answer: dict[str, Any]) -> Group:
     parts += ["", _generations(answer["generations"])]
     if any(generation.get("workers") for generation in answer["generations"]):
         parts += ["", _workers(answer["generations"])]
+    if answer.get("handlers"):
+        parts += ["", handler_table(answer["handlers"])]
+    if answer.get("queues"):
+        parts += ["", queue_table(answer["queues"])]
     if answer.get("services"):
         parts += ["", _services(answer["services"])]
     notes = [f"note: {escaped(note)}" for note in answer.get("notes", [])]
@@ -86,7 +91,7 @@ def _summary(answer: dict[str, Any]) -> list[str]:
 
 
 def _generations(generations: list[dict[str, Any]]) -> Table:
-    table = _table("generation", "state", "slot", "zygote", "age", "release")
+    result = table("generation", "state", "slot", "zygote", "age", "release")
     for item in generations:
         note = item.get("note") or ""
         if item.get("kept_until"):
@@ -95,41 +100,28 @@ def _generations(generations: list[dict[str, Any]]) -> Table:
         age = seconds(max(0.0, time.time() - item["since"])) if item.get("since") else "-"
         row = (item["number"], item.get("slot"), item.get("pid"), age, item.get("release"))
         number, slot, pid, age, release = (escaped("-" if value is None else value) for value in row)
-        table.add_row(number, state, slot, pid, age, release)
-    return table
+        result.add_row(number, state, slot, pid, age, release)
+    return result
 
 
 def _workers(generations: list[dict[str, Any]]) -> Table:
     numbers = ("requests", "errors", "in flight", "connections", "memory", "restarts")
-    table = _table("worker", "generation", "pid", "state", *numbers, right=numbers)
+    result = table("worker", "generation", "pid", "state", *numbers, right=numbers)
     for generation in generations:
         for worker in generation.get("workers", []):
             counts = [worker.get(key.replace(" ", "_")) for key in numbers]
             shown = [
-                size(value) if key == "memory" else _count(value) for key, value in zip(numbers, counts, strict=True)
+                size(value) if key == "memory" else count(value) for key, value in zip(numbers, counts, strict=True)
             ]
-            origin = (escaped(worker["name"]), str(generation["number"]), _count(worker.get("pid")))
-            table.add_row(*origin, styled(worker["state"]), *shown)
-    return table
+            origin = (escaped(worker["name"]), str(generation["number"]), count(worker.get("pid")))
+            result.add_row(*origin, styled(worker["state"]), *shown)
+    return result
 
 
 def _services(services: list[dict[str, Any]]) -> Table:
-    table = _table("service", "pid", "state", "restarts")
+    result = table("service", "pid", "state", "restarts")
     for item in services:
-        table.add_row(
-            escaped(item["name"]), _count(item.get("pid")), styled(item.get("state", "?")), _count(item.get("restarts"))
+        result.add_row(
+            escaped(item["name"]), count(item.get("pid")), styled(item.get("state", "?")), count(item.get("restarts"))
         )
-    return table
-
-
-def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else str(value)
+    return result
