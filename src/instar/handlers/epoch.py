@@ -13,7 +13,7 @@ from instar.handlers.errors import LockError
 #: Added instead of 1 after a reboot: the file is written without fsync, so the last epochs of the boot before may
 #: be lost with the power, though somebody outside has seen them.
 REBOOT_JUMP: Final = 1_000_000
-_RECORD: Final = re.compile(rb"instar-epoch (\d{20}) (\S{36})\n")
+_RECORD: Final = re.compile(rb"instar-epoch (\d{20}) ([\x20-\x7e]{36})\n")
 _SIZE: Final = 13 + 20 + 1 + 36 + 1
 
 
@@ -33,7 +33,7 @@ def boot_id() -> str:
 def read(fd: int) -> Record | None:
     """The record, or None if the file has none (new, torn, or damaged)."""
     found = _RECORD.fullmatch(os.pread(fd, _SIZE + 1, 0))
-    return Record(int(found[1]), found[2].decode("ascii", "replace")) if found else None
+    return Record(int(found[1]), found[2].decode().rstrip()) if found else None
 
 
 def write(fd: int, record: Record) -> None:
