@@ -52,18 +52,21 @@ def test_stock_django_project(project: Project, instance: Instance, restarts: in
     project.config["web"] |= {"static": {"/static/admin": str(admin_static)}, "threads": 6}
     project.config["health"] = {"path": "/admin/login/"}
     instance.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{project.port}", follow_redirects=True) as browser:
-        session = log_in(browser)
+    base = f"http://127.0.0.1:{project.port}"
+    with httpx.Client(base_url=base, follow_redirects=True) as browser:
+        cookies = log_in(browser)
         assert browser.get("/static/admin/css/base.css").status_code == 200
-        logged_in = {"path": "/admin/", "expect": "Site administration", "headers": [f"Cookie: sessionid={session}"]}
-        clients: dict[str, dict[str, object]] = {
-            "page": {**logged_in, "pause": 0.05, "count": 2},
-            "pageidle": {**logged_in, "kind": "page", "pause": 1.5, "count": 4},
-            "newpage": {"path": "/admin/login/", "expect": "csrfmiddlewaretoken", "pause": 0.05},
-            "css": {"kind": "page", "path": "/static/admin/css/base.css", "expect": "body", "pause": 0.5, "count": 2},
-        }
-        restart_under_load(instance, clients, restarts)
-        # The session has outlived every process that knew it; a write works, too.
+    cookie = f"Cookie: sessionid={cookies['sessionid']}"
+    logged_in = {"path": "/admin/", "expect": "Site administration", "headers": [cookie]}
+    clients: dict[str, dict[str, object]] = {
+        "page": {**logged_in, "pause": 0.05, "count": 2},
+        "pageidle": {**logged_in, "kind": "page", "pause": 1.5, "count": 4},
+        "newpage": {"path": "/admin/login/", "expect": "csrfmiddlewaretoken", "pause": 0.05},
+        "css": {"kind": "page", "path": "/static/admin/css/base.css", "expect": "body", "pause": 0.5, "count": 2},
+    }
+    restart_under_load(instance, clients, restarts)
+    # The session has outlived every process that knew it; a write works, too.
+    with httpx.Client(base_url=base, follow_redirects=True, cookies=cookies) as browser:
         assert "Site administration" in browser.get("/admin/").text
         add_group(browser)
 
@@ -79,7 +82,7 @@ def token(page: str) -> str:
     return found[1]
 
 
-def log_in(browser: httpx.Client) -> str:
+def log_in(browser: httpx.Client) -> httpx.Cookies:
     form = {
         "csrfmiddlewaretoken": token(browser.get("/admin/login/").text),
         "username": "admin",
@@ -88,7 +91,7 @@ def log_in(browser: httpx.Client) -> str:
     }
     answer = browser.post("/admin/login/", data=form)
     assert "Site administration" in answer.text, answer.text[:500]
-    return browser.cookies["sessionid"]
+    return browser.cookies
 
 
 def add_group(browser: httpx.Client) -> None:
