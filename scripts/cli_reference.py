@@ -52,15 +52,8 @@ def _verb(name: str, command: Any) -> str:
 def _command(name: str, command: Any, heading: str) -> str:
     arguments = [_argument(parameter) for parameter in command.params if parameter.param_type_name == "argument"]
     usage = " ".join(["instar", name, "[OPTIONS]", *arguments])
-    lines = [
-        f"{heading} instar {name}",
-        "",
-        f"`{usage}`",
-        "",
-        *_help(command.help),
-        "| option | meaning |",
-        "|---|---|",
-    ]
+    lines = [f"{heading} instar {name}", "", f"`{usage}`", "", *_help(command.help)]
+    lines += ["| option | meaning |", "|---|---|"]
     for parameter in command.params:
         if parameter.param_type_name == "option" and not getattr(parameter, "hidden", False):
             lines.append(f"| {_names(parameter)} | {_cell(_meaning(parameter))} |")

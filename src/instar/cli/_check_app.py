@@ -99,9 +99,10 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
         "target": target if load else "",
         "factory": app.factory,
         "interface": app.interface,
+        "load": load,
         "timeout": timeout,
         "handlers": [
-            {"subject": f"[handlers.{name}] target", "target": item.target, "load": load}
+            {"subject": f"[handlers.{name}] target", "target": item.target}
             for name, item in plan.config.handlers.items()
             if item.target
         ],
@@ -154,7 +155,7 @@ def _hang(output: IO[bytes], hide: Redactor) -> tuple[str, ...]:
 
 
 def _no_answer(plan: Plan, outcome: _Outcome, *, load: bool, timeout: float) -> Finding:
-    what = "[app] target" if load else "[web] engine"
+    what = "[web] engine" if not load else "[app] target" if plan.config.app.target else "[handlers]"
     status, lines = outcome.status, outcome.lines
     if status is None:
         return error(what, f"did not load within {timeout:g} s; see [restart] boot_timeout", lines)

@@ -45,6 +45,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         _fail(result, problem, request)
     else:
         result["handlers"] = [_try_handler(item, request) for item in request["handlers"]]
+    faulthandler.cancel_dump_traceback_later()
     return result
 
 
@@ -61,14 +62,11 @@ def _try_handler(item: dict[str, Any], request: dict[str, Any]) -> dict[str, Any
         module, _, attribute = item["target"].partition(":")
         _find_module(module, request)
         result["text"] = item["target"]
-        if item["load"]:
+        if request["load"]:
             result["stage"] = "load"
-            faulthandler.dump_traceback_later(request["timeout"], exit=True)
             _resolve(module, attribute)
             result["text"] += " loads"
-            faulthandler.cancel_dump_traceback_later()
     except BaseException as problem:
-        faulthandler.cancel_dump_traceback_later()
         _fail(result, problem, request)
     return result
 
@@ -100,14 +98,14 @@ def _try(request: dict[str, Any], result: dict[str, Any]) -> None:
     engines.get(request["engine"]).preload(options)
     result["stage"] = "find"
     _find_module(request["module"], request)
-    if request["target"]:
+    if request["load"]:
         result["stage"] = "load"
-        # When it hangs, show where, on standard error, and leave (status 1).
+        # When application or handlers hang, show where, on standard error, and leave (status 1).
         faulthandler.dump_traceback_later(request["timeout"], exit=True)
+    if request["target"]:
         hazards, began = ForkHazards(), time.monotonic()
         app = load(request["target"], factory=request["factory"], interface=request["interface"])
         result.update(seconds=time.monotonic() - began, interface=app.interface, notes=hazards.found())
-        faulthandler.cancel_dump_traceback_later()
     result["stage"] = "done"
 
 

@@ -59,6 +59,81 @@ def test_a_good_one(site: Callable[..., Path], instar: Instar) -> None:
     assert plan["service s"] == "{python} -m x"
 
 
+HANDLERS = """
+[handlers.mail]
+count = 2
+target = "mailer:work"
+[handlers.big]
+count = 30
+command = ["{python}", "-m", "x"]
+[handlers.old]
+script = "old.py"
+"""
+
+
+def test_handlers_are_listed_and_their_targets_found(site: Callable[..., Path], instar: Instar) -> None:
+    folder = site(rest=HANDLERS)
+    (folder / "mailer.py").write_text("raise RuntimeError('only imported with --load')\n")
+    (folder / "old.py").touch()
+    answer = instar("check", "--json")
+    assert answer.code == 0, answer.out
+    plan = {item["what"]: item["text"] for item in answer.json["plan"]}
+    assert plan["handlers mail"] == "main.mail.1, main.mail.2 (warm: mailer:work)"
+    assert "main.big.7, …, main.big.30 (cold: {python} -m x)" in plan["handlers big"]
+    assert plan["handlers old"] == f"main.old.1 (cold: {folder}/old.py)"
+    texts = found(answer, "ok")
+    assert "[handlers.mail] target: mailer:work" in texts
+    assert f"[handlers.old] script: {folder}/old.py" in texts
+    assert "[handlers.big]: {python} -m x" in texts
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        (None, [], "[handlers.mail] target: there is no module mailer in "),
+        ("raise RuntimeError('hunter2')", ["--load"], "[handlers.mail] target: cannot load it: RuntimeError: ***"),
+        ("", ["--load"], "[handlers.mail] target: cannot load it: mailer has no work"),
+        ("work = 3", ["--load"], "[handlers.mail] target: cannot run mailer:work: it can't be called (int)"),
+    ],
+)
+def test_targets_of_handlers_that_do_not_load(
+    site: Callable[..., Path], instar: Instar, source: str | None, options: list[str], words: str
+) -> None:
+    folder = site(app='env_file = ".env"', rest='[handlers.mail]\ntarget = "mailer:work"')
+    (folder / ".env").write_text("SECRET=hunter2\n")
+    if source is not None:
+        (folder / "mailer.py").write_text(source + "\n")
+    answer = instar("check", "--json", *options)
+    assert answer.code == 2
+    (text,) = found(answer, "error")
+    assert text.startswith(words)
+
+
+def test_a_handler_that_loads(site: Callable[..., Path], instar: Instar) -> None:
+    folder = site(rest='[handlers.mail]\ntarget = "mailer:Work.run"')
+    (folder / "mailer.py").write_text("class Work:\n    def run(): pass\n")
+    answer = instar("check", "--json", "--load")
+    assert answer.code == 0, answer.out
+    assert "[handlers.mail] target: mailer:Work.run loads" in found(answer, "ok")
+
+
+def test_a_handler_that_hangs_at_import_is_shown_where(site: Callable[..., Path], instar: Instar) -> None:
+    folder = site(rest='[handlers.mail]\ntarget = "mailer:work"')
+    (folder / "mailer.py").write_text("import time\ntime.sleep(60)\n")
+    answer = instar("check", "--json", "--load", "--timeout", "1")
+    assert answer.code == 2
+    (finding,) = [item for item in answer.json["findings"] if item["level"] == "error"]
+    assert "did not load within 1 s" in finding["text"]
+    assert "mailer.py" in "".join(finding["detail"])
+
+
+def test_programs_and_scripts_of_handlers_that_are_missing(site: Callable[..., Path], instar: Instar) -> None:
+    site(rest='[handlers.x]\ncommand = ["no-such-program"]\n[handlers.y]\nscript = "no.py"')
+    errors = found(instar("check", "--json"), "error")
+    assert "[handlers.x]: there is no program no-such-program" in errors
+    assert any(text.startswith("[handlers.y] script: there is no file ") for text in errors)
+
+
 def test_the_table_for_people(site: Callable[..., Path], instar: Instar, port: int) -> None:
     site()
     answer = instar("check")
