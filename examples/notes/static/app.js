@@ -6,8 +6,13 @@ const hue = (generation) => (160 + generation * 67) % 360;
 let serving = Number(document.body.dataset.generation);
 document.documentElement.style.setProperty("--hue", hue(serving));
 
+let last = serving;
+
+// Twice in a row: an old generation answers each connection that the browser kept open once more.
 function seen(who) {
-  if (who.generation === serving) return;
+  const twice = who.generation === last;
+  last = who.generation;
+  if (!twice || who.generation === serving) return;
   serving = who.generation;
   document.documentElement.style.setProperty("--hue", hue(serving));
   $("badge").querySelector(".number").textContent = serving;
