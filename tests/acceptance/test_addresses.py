@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trustme
@@ -16,12 +18,15 @@ from load.process import LoadProcess
 from load.purity import Switch
 from load.target import Target
 
-LONG = pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(900)])
+
+def plan(engines: Sequence[Engine], short: Sequence[str]) -> list[Any]:
+    """Ten restarts of each engine in the long run, two of some in every run."""
+    marks = [pytest.mark.long, pytest.mark.timeout(900)]
+    long = [pytest.param(engine, 10, marks=marks, id=f"{engine}-10") for engine in engines]
+    return long + [pytest.param(engine, 2, id=f"{engine}-2") for engine in engines if engine.name in short]
 
 
-def restart_under_load(
-    instance: Instance, target: Target, clients: dict[str, dict[str, object]], restarts: int
-) -> None:
+def restart_under_load(instance: Instance, target: Target, clients: dict[str, dict[str, Any]], restarts: int) -> None:
     project = instance.project
     load = LoadProcess(project.root, target, clients, keep_alive=project.config["web"]["keep_alive"])
     switches: list[Switch] = []
@@ -36,8 +41,7 @@ def restart_under_load(
     instance.settled(restarts + 1)
 
 
-@pytest.mark.parametrize("restarts", [2, LONG])
-@pytest.mark.parametrize("engine", ENGINES, ids=str)
+@pytest.mark.parametrize(("engine", "restarts"), plan(ENGINES, short=("granian-asgi", "gunicorn-gthread")))
 def test_unix_socket(project: Project, instance: Instance, engine: Engine, restarts: int) -> None:
     engine.configure(project)
     path = project.root / "app.sock"
@@ -47,8 +51,7 @@ def test_unix_socket(project: Project, instance: Instance, engine: Engine, resta
     restart_under_load(instance, Target(unix=str(path)), clients, restarts)
 
 
-@pytest.mark.parametrize("restarts", [2, LONG])
-@pytest.mark.parametrize("engine", ENGINES[:2], ids=str)
+@pytest.mark.parametrize(("engine", "restarts"), plan(ENGINES[:2], short=("granian-asgi",)))
 def test_tls_and_http2(project: Project, instance: Instance, engine: Engine, restarts: int) -> None:
     engine.configure(project)
     authority = trustme.CA()

@@ -12,7 +12,11 @@ from harness.engines import ENGINES, Engine
 from harness.instance import Instance
 from harness.probe import ask
 from harness.project import Project
+from harness.promise import breathe
 from harness.waiting import wait_for
+
+from load.ledger import Outcome
+from load.process import LoadProcess
 
 
 def kill(pid: int) -> None:
@@ -36,6 +40,26 @@ def test_killed_worker_is_replaced(project: Project, instance: Instance, engine:
     assert serves(project) == {1}
     wait_for("another worker", lambda: victim not in instance.workers() and len(instance.workers()) == 2)
     assert other in instance.workers()
+    instance.settled(1)
+
+
+def test_killed_worker_costs_only_what_it_was_answering(project: Project, instance: Instance) -> None:
+    """Whoever waits in its socket is answered by the next one."""
+    instance.start()
+    clients = {"new": {"count": 2}, "busy": {"count": 2}, "idle": {"count": 6, "pause": 0.5}}
+    load = LoadProcess(project.root, project.target, clients)
+    with load:
+        victim, _ = instance.workers()
+        killed = time.monotonic()
+        kill(victim)
+        wait_for("another worker", lambda: victim not in instance.workers() and len(instance.workers()) == 2)
+        breathe()
+        report = load.stop()
+    # At most one request on each of the ten clients' connections was there to lose, and all at once.
+    assert len(report.failures) <= 10, report.table()
+    assert all(killed - 0.5 < record.ended < killed + 1.0 for record in report.failures), report.table()
+    # What a client holds open dies with the process, too.
+    assert len(report.select(Outcome.CLOSED_IDLE)) <= 10, report.table()
     instance.settled(1)
 
 
@@ -91,10 +115,11 @@ class TestMidRestart:
         return project.root / "boot"
 
     @pytest.fixture
-    def booting(self, project: Project, instance: Instance, gate: Path) -> int:
+    def booting(self, request: pytest.FixtureRequest, project: Project, instance: Instance, gate: Path) -> int:
         """Generation 2 imports; its zygote's pid."""
         instance.start()
-        project.deploy("second", "import-gate", gate=str(gate))
+        hang = request.function.__name__ == "test_new_worker"
+        project.deploy("second", "import-gate", gate=str(gate), hang=hang)
         self.handover = instance.handover()
         self.handover.wait_stage("boot", "started")
 
@@ -111,6 +136,16 @@ class TestMidRestart:
         instance.settled(1)
         gate.touch()
         assert instance.command("restart").code == 0
+
+    def test_new_worker(self, project: Project, instance: Instance, booting: int, gate: Path) -> None:
+        # What the gate held back is imported; now the workers' start hangs.
+        gate.touch()
+        pid = wait_for("a worker of generation 2", lambda: next(iter(instance.workers(2)), 0))
+        kill(pid)
+        result = self.handover.result(20)
+        assert result["outcome"] == "rolled-back", self.handover.story()
+        assert serves(project, 0.5) == {1}
+        instance.settled(1)
 
     def test_old_worker(self, project: Project, instance: Instance, booting: int, gate: Path) -> None:
         kill(instance.workers(1)[0])

@@ -36,6 +36,8 @@ class Behaviour:
     index: int = 0
     seconds: float = 1.0
     gate: str = ""
+    #: Also hang at the start (of the ASGI application).
+    hang: bool = False
     forks: int = 0
 
     @classmethod
@@ -83,7 +85,7 @@ class Behaviour:
     @property
     def hangs_at_start(self) -> bool:
         """Whether the start never ends."""
-        return self.kind == "hang-lifespan"
+        return self.hang or self.kind == "hang-lifespan"
 
     def health(self, index: int) -> str:
         """What the health check does: `ok`, `error` or `hang`."""

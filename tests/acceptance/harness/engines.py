@@ -34,7 +34,7 @@ class Engine:
             project.config["web"]["worker_class"] = self.worker_class
         if self.http2:
             # Nothing but the end of the drain sends an HTTP/2 client away.
-            project.config["restart"]["drain_timeout"] = 6.0
+            project.config["restart"]["drain_timeout"] = 4.0
 
     def clients(self, project: Project) -> Clients:
         """Every client class that this engine can serve."""
