@@ -48,6 +48,7 @@ def fence(lease: Lease, connection: Any) -> int:
     """See `Handler.fence`."""
     lease.require()
     cursor, script = _plan(lease, connection, asynchronous=False)
+    _give_tuples(cursor)
     step: Callable[[], Statement] = lambda: next(script)  # noqa: E731
     try:
         while True:
@@ -71,6 +72,7 @@ async def fence_async(lease: Lease, connection: Any) -> int:
     cursor, script = _plan(lease, connection, asynchronous=True)
     # aiosqlite makes a cursor in its thread.
     cursor = await cursor if hasattr(cursor, "__await__") else cursor
+    _give_tuples(cursor)
     step: Callable[[], Statement] = lambda: next(script)  # noqa: E731
     try:
         while True:
@@ -89,6 +91,12 @@ async def fence_async(lease: Lease, connection: Any) -> int:
         await cursor.close()
 
 
+def _give_tuples(cursor: Any) -> None:
+    """Whatever row factory the user has set; psycopg's cursor was made that way."""
+    if not type(cursor).__module__.startswith("psycopg"):
+        cursor.row_factory = None
+
+
 def _sender(script: Script, result: Result) -> Callable[[], Statement]:
     return lambda: script.send(result)
 
@@ -98,7 +106,7 @@ def _thrower(script: Script, error: BaseException) -> Callable[[], Statement]:
 
 
 def _plan(lease: Lease, connection: Any, *, asynchronous: bool) -> tuple[Any, Script]:
-    """A cursor that gives plain tuples whatever the connection's row factory, and the script for the database."""
+    """A cursor and the script for the database."""
     kind = _kind(connection)
     wanted = {"aiosqlite", "psycopg-async"} if asynchronous else {"sqlite", "psycopg"}
     if kind not in wanted:

@@ -29,6 +29,7 @@ class Child:
         self.arm_read, self.arm_write = os.pipe()
         self.release_read, self.release_write = os.pipe()
         self._buffer = b""
+        self._unheard: list[dict[str, Any]] = []
         self.status: int | None = None
         sys.stdout.flush()
         self.pid = os.fork()
@@ -63,7 +64,17 @@ class Child:
 
     # In the test.
 
-    def hear(self) -> dict[str, Any]:
+    def hear(self, key: str = "") -> dict[str, Any]:
+        """The next message that has the key. Threads of the child may speak in any order."""
+        for message in self._unheard:
+            if key in message or not key:
+                self._unheard.remove(message)
+                return message
+        while key not in (message := self._next()) and key:
+            self._unheard.append(message)
+        return message
+
+    def _next(self) -> dict[str, Any]:
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([self._reader], [], [], LIMIT)
             assert ready, "the child says nothing"
@@ -76,7 +87,7 @@ class Child:
 
     def silent(self) -> bool:
         """Whether nothing has been said that was not heard. Proves nothing about the future."""
-        return b"\n" not in self._buffer and not select.select([self._reader], [], [], 0.05)[0]
+        return not self._unheard and b"\n" not in self._buffer and not select.select([self._reader], [], [], 0.05)[0]
 
     def tell(self, order: bytes = b"x") -> None:
         os.write(self._order_writer, order)

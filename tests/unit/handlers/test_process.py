@@ -66,10 +66,10 @@ def test_a_standby_waits_until_it_is_armed(handler, lock_path):
     assert child.hear() == STANDBY
     assert child.silent() and not lock_path.exists(), "not even the file is touched before"
     child.arm()
-    assert child.hear() == active(1)
+    assert child.hear("epoch") == active(1)
     assert read_epoch(lock_path) == (1, epoch.boot_id())
     child.release()
-    assert child.hear() == {"releasing": True, "active": True}
+    assert child.hear("releasing") == {"releasing": True, "active": True}
     child.tell()
     assert child.wait() == 0
 
@@ -78,7 +78,7 @@ def test_the_end_of_the_pipe_arms_as_well(handler):
     child = handler()
     assert child.hear() == STANDBY
     os.close(child.arm_write)
-    assert child.hear() == active(1)
+    assert child.hear("epoch") == active(1)
 
 
 def test_identity(handler):
@@ -89,8 +89,8 @@ def test_identity(handler):
     child = handler(tell)
     child.hear()
     child.arm()
-    assert child.hear() == active(1)
-    assert child.hear() == {"me": ["main.work.1", "work", 1, ["fast"], 3, 1, True, True]}
+    assert child.hear("epoch") == active(1)
+    assert child.hear("me") == {"me": ["main.work.1", "work", 1, ["fast"], 3, 1, True, True]}
 
 
 @pytest.mark.parametrize("end", ["release", "kill", "stop and kill"])
@@ -99,12 +99,12 @@ def test_the_successor_takes_over_when_the_holder_has_ended(handler, end):
     for child in (old, new):
         assert child.hear() == STANDBY
     old.arm()
-    assert old.hear() == active(1)
+    assert old.hear("epoch") == active(1)
     new.arm()
     wait_for(lambda: blocked_in_flock(new.pid))
     if end == "release":
         old.release()
-        assert old.hear() == {"releasing": True, "active": True}
+        assert old.hear("releasing") == {"releasing": True, "active": True}
         assert new.silent(), "releasing is not the end: a thread of the old one may still write"
         old.tell()
     else:
@@ -112,7 +112,7 @@ def test_the_successor_takes_over_when_the_holder_has_ended(handler, end):
             old.stop()
             assert new.silent()
         old.kill()
-    assert new.hear() == active(2)
+    assert new.hear("epoch") == active(2)
 
 
 def test_many_takeovers_grow(handler, lock_path):
@@ -137,14 +137,14 @@ def test_a_reboot_jumps(handler, lock_path):
     child = handler()
     child.hear()
     child.arm()
-    assert child.hear() == active(41 + REBOOT_JUMP)
+    assert child.hear("epoch") == active(41 + REBOOT_JUMP)
 
 
 def test_a_standby_that_is_asked_to_leave_never_takes_the_name(handler, lock_path):
     unarmed = handler()
     assert unarmed.hear() == STANDBY
     unarmed.release()
-    assert unarmed.hear() == {"left": True}
+    assert unarmed.hear("left") == {"left": True}
     assert unarmed.wait() == 0
     assert not lock_path.exists()
 
@@ -157,7 +157,7 @@ def test_a_zygote_that_dies_before_arming_lets_its_standbys_leave(handler, lock_
     os.close(child.arm_write)
     os.close(child.release_write)
     child.kill(signal.SIGCONT)
-    assert child.hear() == {"left": True}
+    assert child.hear("left") == {"left": True}
     assert not lock_path.exists()
 
 
@@ -166,7 +166,7 @@ def test_a_waiter_that_is_asked_to_leave_passes_the_lock_on(spawn, lock_path, ha
     old = handler()
     old.hear()
     old.arm()
-    assert old.hear() == active(1)
+    assert old.hear("epoch") == active(1)
 
     def stubborn(child):
         handler = current.install(process_of(child, lock_path))
@@ -183,9 +183,9 @@ def test_a_waiter_that_is_asked_to_leave_passes_the_lock_on(spawn, lock_path, ha
     new.arm()
     wait_for(lambda: blocked_in_flock(new.pid))
     cancelled.release()
-    assert cancelled.hear() == {"left": True, "active": False}
+    assert cancelled.hear("left") == {"left": True, "active": False}
     old.kill()
-    assert new.hear() == active(2), "the one that was cancelled has used up no epoch"
+    assert new.hear("epoch") == active(2), "the one that was cancelled has used up no epoch"
 
 
 def test_waiting_with_a_limit_and_from_many_threads(spawn, lock_path):
@@ -200,11 +200,12 @@ def test_waiting_with_a_limit_and_from_many_threads(spawn, lock_path):
         for thread in threads:
             thread.join()
         child.say(results=results)
+        child.await_order()
 
     child = spawn(body)
     assert child.hear() == STANDBY, "said once"
-    assert child.hear() == {"first": False, "again": False}
-    assert child.hear() == {"threads": True}
+    assert child.hear("first") == {"first": False, "again": False}
+    assert child.hear("threads") == {"threads": True}
     child.arm()
     said = [child.hear(), child.hear()]
     assert active(1) in said and {"results": [True] * 5} in said
@@ -227,9 +228,9 @@ def test_signals_do_not_disturb_the_wait(spawn, lock_path, handler):
     wait_for(lambda: blocked_in_flock(child.pid))
     for _ in range(3):
         child.kill(signal.SIGUSR1)
-        assert child.hear() == {"signal": True}
+        assert child.hear("signal") == {"signal": True}
     old.kill()
-    assert child.hear() == active(2)
+    assert child.hear("epoch") == active(2)
 
 
 def test_asyncio(spawn, lock_path):
@@ -254,19 +255,20 @@ def test_asyncio(spawn, lock_path):
             left = await handler.releasing.wait_async()
             child.say(left=left, again=await handler.releasing.wait_async())
             ticker.cancel()
+            child.await_order()
 
         asyncio.run(main())
 
     child = spawn(body)
     assert child.hear() == STANDBY
-    assert child.hear() == {"limited": False}
+    assert child.hear("limited") == {"limited": False}
     child.arm()
     said = [child.hear(), child.hear()]
     assert active(1) in said and {"took": True, "ticked": True} in said
-    assert child.hear() == {"limited": False}
-    assert child.hear() == {"ready": True}
+    assert child.hear("limited") == {"limited": False}
+    assert child.hear("ready") == {"ready": True}
     child.release()
-    assert child.hear() == {"left": True, "again": True}
+    assert child.hear("left") == {"left": True, "again": True}
 
 
 def test_callbacks(handler):
@@ -285,7 +287,7 @@ def test_callbacks(handler):
     child = handler(late)
     child.hear()
     child.arm()
-    assert child.hear() == active(1)
+    assert child.hear("epoch") == active(1)
     child.release()
     said = [child.hear() for _ in range(3)]
     assert {"callback": 1} in said and {"callback": 2} in said and {"releasing": True, "active": True} in said
@@ -297,7 +299,7 @@ def test_a_zygote_that_dies_releases_its_handlers(handler):
     child.arm()
     child.hear()
     os.close(child.release_write)
-    assert child.hear() == {"releasing": True, "active": True}
+    assert child.hear("releasing") == {"releasing": True, "active": True}
 
 
 def test_nobody_listens(spawn, lock_path):
@@ -312,7 +314,7 @@ def test_nobody_listens(spawn, lock_path):
 
     child = spawn(body)
     child.arm()
-    assert child.hear() == {"took": True}
+    assert child.hear("took") == {"took": True}
 
 
 def test_it_cannot_have_the_name(spawn, tmp_path):
@@ -330,15 +332,16 @@ def test_it_cannot_have_the_name(spawn, tmp_path):
     child.arm()
     failed = child.hear()
     assert failed["event"] == "failed" and "cannot lock" in failed["error"]
-    assert child.hear() == {"active": False}
+    assert child.hear("active") == {"active": False}
 
 
 def test_the_lock_file_is_replaced(handler, lock_path, monkeypatch):
     monkeypatch.setattr(process_module, "LOOK", 0.01)
-    child = handler()
+    child = handler(lambda child, handler: child.say(working=True))
     child.hear()
     child.arm()
-    assert child.hear() == active(1)
+    assert child.hear("epoch") == active(1)
+    assert child.hear("working")
     lock_path.unlink()
     said = [child.hear(), child.hear()]
     assert {"releasing": True, "active": False} in said
@@ -347,7 +350,7 @@ def test_the_lock_file_is_replaced(handler, lock_path, monkeypatch):
     other = handler()
     other.hear()
     other.arm()
-    assert other.hear() == active(1), "the store corrects it at the first fence"
+    assert other.hear("epoch") == active(1), "the store corrects it at the first fence"
 
 
 def test_a_forked_child_is_not_the_handler(handler):
@@ -368,9 +371,9 @@ def test_a_forked_child_is_not_the_handler(handler):
     child = handler(fork)
     child.hear()
     child.arm()
-    assert child.hear() == active(1)
-    assert child.hear() == {"child": ["main.work.1", False, False, "gone", "NotActiveError", "Fenced"]}
-    assert child.hear() == {"parent": [True, False]}
+    assert child.hear("epoch") == active(1)
+    assert child.hear("child") == {"child": ["main.work.1", False, False, "gone", "NotActiveError", "Fenced"]}
+    assert child.hear("parent") == {"parent": [True, False]}
 
 
 def test_nothing_is_known_before(spawn, lock_path):
@@ -407,8 +410,8 @@ def test_the_takeover_touches_no_database(handler, lock_path):
         os.pwrite, os.fsync = real_write, real_sync
     child.hear()
     child.arm()
-    assert child.hear() == active(1)
-    assert child.hear()["order"][:3] == ["write", "sync", "sync"]
+    assert child.hear("epoch") == active(1)
+    assert child.hear("order")["order"][:3] == ["write", "sync", "sync"]
 
 
 def test_the_waiting_thread_leaves_the_interpreter_to_others(spawn, lock_path, handler):
@@ -427,14 +430,15 @@ def test_the_waiting_thread_leaves_the_interpreter_to_others(spawn, lock_path, h
         child.say(idle=True)
         child.await_order()
         child.say(cpu=time.process_time() - before < 1.0, took=handler.wait_active())
+        child.await_order()
 
     child = spawn(body)
     assert child.hear() == STANDBY
-    assert child.hear() == {"waiting": True}
+    assert child.hear("waiting") == {"waiting": True}
     child.arm()
     wait_for(lambda: blocked_in_flock(child.pid))
     child.tell()
-    assert child.hear() == {"idle": True}
+    assert child.hear("idle") == {"idle": True}
     child.tell()
     old.kill()
     said = [child.hear(), child.hear()]
