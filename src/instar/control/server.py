@@ -14,10 +14,12 @@ from typing import Any
 from aiohttp import web
 
 from instar.config.units import parse_duration
-from instar.control.status import status
+from instar.control.status import handlers, status
 from instar.errors import ConfigError, ExitCode, InstarError
 from instar.listeners.base import Canary
 from instar.supervisor.handover import Options
+from instar.supervisor.plan import Parts
+from instar.supervisor.report import Report
 from instar.supervisor.statedir import listen_unix
 from instar.supervisor.supervisor import Supervisor
 
@@ -38,6 +40,7 @@ class ControlServer:
         app.router.add_post("/v1/restart", self._restart)
         app.router.add_post("/v1/rollback", self._rollback)
         app.router.add_post("/v1/stop", self._stop)
+        app.router.add_post("/v1/handlers/{name}/{action:restart|move|pause|resume}", self._handler)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
     async def start(self) -> None:
@@ -77,6 +80,27 @@ class ControlServer:
     async def _rollback(self, request: web.Request) -> web.StreamResponse:
         report = self._supervisor.rollback()
         return await _stream(request, report.watch())
+
+    async def _handler(self, request: web.Request) -> web.StreamResponse:
+        supervisor, name = self._supervisor, request.match_info["name"]
+        if name not in supervisor.names.owner:
+            raise ConfigError(f"cannot find handler {name}: there is none of that name; see `instar handlers list`")
+        match request.match_info["action"]:
+            case "pause":
+                report = supervisor.pause_handler(name)
+            case "resume":
+                report = supervisor.resume_handler(name)
+            case action:
+                report = supervisor.renew_handler(name, to_live=action == "move")
+        return await _stream(request, self._with_handler(report, name))
+
+    async def _with_handler(self, report: Report, name: str) -> AsyncIterator[dict[str, Any]]:
+        """The events, and in the result how the handler is afterwards."""
+        async for event in report.watch():
+            if event["event"] == "result":
+                row = next((row for row in handlers(self._supervisor) if row["name"] == name), {})
+                event = {**event, "handler": name, "state": row.get("state"), "epoch": row.get("epoch")}
+            yield event
 
     async def _stop(self, request: web.Request) -> web.Response:
         body = await _body(request)
@@ -149,6 +173,16 @@ def _options(body: dict[str, Any]) -> Options:
             networks = tuple(ipaddress.ip_network(item) for item in raw.get("networks") or ())
             canary = Canary(float(raw.get("share") or 0.0), networks)
             seconds = None if raw.get("duration") is None else parse_duration(raw["duration"])
-        return Options(bool(body.get("now")), None if keep is None else parse_duration(keep), canary, seconds)
+        return Options(
+            bool(body.get("now")), None if keep is None else parse_duration(keep), canary, seconds, _parts(body)
+        )
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"cannot restart: {error}") from error
+
+
+def _parts(body: dict[str, Any]) -> Parts:
+    pools = frozenset(map(str, body.get("pools") or ()))
+    parts = set(body.get("parts") or (("handlers",) if pools else ("web", "handlers")))
+    if not parts <= {"web", "handlers"}:
+        raise ValueError(f"parts are web and handlers, not {', '.join(sorted(map(str, parts)))}")
+    return Parts("web" in parts, "handlers" in parts, pools)

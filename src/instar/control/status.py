@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -23,7 +24,8 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "uptime": round(time.time() - supervisor.started, 3),
         "config": str(config.source) if config.source else None,
         "generations": [_generation(item) for item in generations],
-        "handlers": [],
+        "handlers": handlers(supervisor),
+        "queues": [dataclasses.asdict(depth) for depth in supervisor.queues.depths()],
         "web": {
             "binds": [
                 {"bind": bind, "address": listener.address, "mode": str(listener.mode), "limits": listener.limits}
@@ -80,6 +82,36 @@ def _worker(generation: Generation, worker: WorkerView) -> dict[str, Any]:
         "long_lived": count(Column.LONG_LIVED),
         "memory": count(Column.MEMORY),
         "restarts": generation.restarts[worker.index],
+    }
+
+
+def handlers(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """A row for each name, and what its process is doing."""
+    return [_handler(supervisor, name, owner) for name, owner in supervisor.names.owner.items()]
+
+
+def _handler(supervisor: Supervisor, name: str, owner: Generation) -> dict[str, Any]:
+    spec = supervisor.names.spec(name)
+    views = [view for view in owner.handlers.values() if view.name == name]
+    view = owner.holder(name) or next(iter(views), None)
+    state, note = (view.state if view else "down"), ""
+    if name in supervisor.names.paused and not (view and view.epoch):
+        state = "paused"
+    live = supervisor.live
+    if live and owner is not live and name in live.names:
+        note = f"runs the code of generation {owner.number}: it has not released its name"
+    return {
+        "name": name,
+        "pool": spec.pool if spec else None,
+        "index": spec.index if spec else None,
+        "tags": list(spec.tags) if spec else [],
+        "epoch": view.epoch if view else None,
+        "pid": view.pid if view else None,
+        "state": state,
+        "generation": owner.number,
+        "since": round(view.since, 3) if view else None,
+        "restarts": owner.handler_restarts.get(name, 0),
+        "note": note,
     }
 
 

@@ -113,6 +113,49 @@ class Note(Message):
     text: str
 
 
+@dataclasses.dataclass(frozen=True)
+class HandlerForked(Message):
+    """A handler process was forked; carries its pidfd and the write ends of its arm and release pipes, so that a
+    supervisor can command it, and it does not see the end of its zygote as a command."""
+
+    kind = "handler-forked"
+    name: str
+    pid: int
+    start_time: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HandlerStandby(Message):
+    """A handler has booted and waits for its name."""
+
+    kind = "handler-standby"
+    name: str
+    pid: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HandlerActive(Message):
+    """A handler holds its name."""
+
+    kind = "handler-active"
+    name: str
+    pid: int
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HandlerExited(Message):
+    """A handler process is gone; see `Exited`."""
+
+    kind = "handler-exited"
+    name: str
+    pid: int
+    status: int
+    reason: str
+    respawn_in: float = -1.0
+    expected: bool = False
+
+
 # --- supervisor to zygote -------------------------------------------------------------------------
 
 
@@ -154,6 +197,33 @@ class Stop(Message):
 
     kind = "stop"
     timeout: float
+    #: Leave handlers that keep their names alone; the zygote ends when the last one has.
+    keep_handlers: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmHandler(Message):
+    """The newest process of a name may take it as soon as it is free."""
+
+    kind = "arm-handler"
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReleaseHandler(Message):
+    """Ask the holder of a name to leave. `successor`: a newer process of the same generation follows."""
+
+    kind = "release-handler"
+    name: str
+    successor: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class StartHandler(Message):
+    """Fork a fresh standby for a name."""
+
+    kind = "start-handler"
+    name: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from instar.runtime.nursery import Child
 from instar.runtime.scoreboard import Column, Scoreboard
 from instar.runtime.spec import GenerationSpec
 
@@ -30,14 +31,11 @@ class Backoff:
 
 @dataclasses.dataclass
 class Worker:
-    """One worker process. The zygote owns `pidfd`."""
+    """One worker process."""
 
     index: int
     row: int
-    pid: int
-    pidfd: int
-    start_time: int
-    forked_at: float
+    child: Child
     ready: bool = False
     #: Replaced by a newer process and on its way out.
     leaving: bool = False

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from instar.runtime.channel import Channel, Exited, Failed, Message, Note
+from instar.runtime.channel import Channel, Exited, Failed, HandlerExited, Message, Note
 from instar.runtime.spec import GenerationSpec
 
 #: Messages kept for a supervisor that is away; the oldest are dropped.
@@ -70,7 +70,7 @@ class Link:
     def send(self, message: Message, fds: tuple[int, ...] = (), *, keep: bool = True) -> None:
         """Send, or queue while the socket is full; without a supervisor keep what the next one must hear."""
         if self._channel is None:
-            if keep and isinstance(message, Exited | Failed | Note):
+            if keep and isinstance(message, Exited | Failed | HandlerExited | Note):
                 self._missed.append(message)
             return
         self._outbox.append((message, tuple(os.dup(fd) for fd in fds)))

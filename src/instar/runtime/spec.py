@@ -12,6 +12,7 @@ from typing import Any
 
 from instar import PROTOCOL
 from instar.engines.base import EngineOptions
+from instar.handlers.messages import QueueSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,28 @@ class StaticMap:
 
     prefix: str
     root: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HandlerSpec:
+    """One named handler. Exactly one of `target` and `argv` is set; times in seconds."""
+
+    name: str
+    pool: str
+    index: int
+    target: str = ""
+    argv: tuple[str, ...] = ()
+    #: Boots before it has the name.
+    warm: bool = True
+    tags: tuple[str, ...] = ()
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    stop_timeout: float = 30.0
+    kill_timeout: float = 5.0
+    keep_name: bool = False
+    backoff: float = 0.5
+    backoff_limit: float = 30.0
+    memory_max: int = 0
+    cpu_max: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +91,10 @@ class GenerationSpec:
     #: Why it was made lazy.
     lazy_notes: tuple[str, ...] = ()
     static: tuple[StaticMap, ...] = ()
+    handlers: tuple[HandlerSpec, ...] = ()
+    #: Folder of the handlers' lock files.
+    handler_dir: str = ""
+    queues: tuple[QueueSpec, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
     request_timeout: float = 0.0
     heartbeat_timeout: float = 30.0
@@ -104,6 +131,8 @@ class GenerationSpec:
         raw["options"] = EngineOptions(**_tuples(_known(EngineOptions, raw["options"])))
         raw["listeners"] = tuple(ListenerSpec(**_tuples(_known(ListenerSpec, item))) for item in raw["listeners"])
         raw["static"] = tuple(StaticMap(**_known(StaticMap, item)) for item in raw.get("static", ()))
+        raw["handlers"] = tuple(HandlerSpec(**_tuples(_known(HandlerSpec, item))) for item in raw.get("handlers", ()))
+        raw["queues"] = tuple(QueueSpec(**_known(QueueSpec, item)) for item in raw.get("queues", ()))
         return cls(**_tuples(raw))
 
 

@@ -11,17 +11,18 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from instar import engines
 from instar.engines.base import Interface, ListenSocket, ServeJob
 from instar.errors import InstarError
-from instar.runtime import current, middleware
+from instar.handlers import messages
+from instar.runtime import attach, current, middleware
 from instar.runtime.drain import DrainState
 from instar.runtime.gate import WorkerGate
 from instar.runtime.linger import Linger
 from instar.runtime.loader import Application, explain, load
+from instar.runtime.output import redirect_output
 from instar.runtime.quiesce import quiesce
 from instar.runtime.scoreboard import Column, Drain, Scoreboard, State
 from instar.runtime.spec import GenerationSpec
@@ -81,23 +82,20 @@ class WorkerProcess:
         return code
 
     def _settle(self) -> None:
-        self._redirect_output()
+        redirect_output(self._spec.output_dir, f"web.{self._index + 1}")
+        close_foreign(self._spec, self.sockets)
+        messages.install_queues({queue.name: queue.ends for queue in self._spec.queues})
         board, row = self._board, self._row
         board.set(row, Column.PID, os.getpid())
         board.set(row, Column.STATE, State.STARTING)
         board.set(row, Column.CAPACITY, self._spec.options.threads if self._spec.interface == "wsgi" else 0)
         os.environ["INSTAR_WORKER"] = self.name
+        if self._spec.engine == "command":
+            os.environ.update(attach.environment(self._spec, board, row))
         current.set_worker(self.name, self._index + 1, self._spec.generation, self._drain)
         signal.signal(signal.SIGUSR1, lambda *_: self._linger.hold())
         signal.signal(signal.SIGUSR2, lambda *_: self._quiesce())
         current.run_post_fork_hooks()
-
-    def _redirect_output(self) -> None:
-        path = Path(self._spec.output_dir) / f"web.{self._index + 1}.out"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        os.dup2(fd, 1)
-        os.dup2(fd, 2)
-        os.close(fd)
 
     def _quiesce(self) -> None:
         self._board.set(self._row, Column.STATE, State.STOPPING)
@@ -148,7 +146,7 @@ class WorkerProcess:
             self._tell(json.dumps(message).encode())
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End a forked child: the application's exit handlers, then out without the zygote's clean-up."""
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()

@@ -15,7 +15,7 @@ from instar.listeners.base import Slot
 from instar.runtime import channel
 from instar.runtime.scoreboard import Column, Drain, Scoreboard
 from instar.supervisor.changes import Changes
-from instar.supervisor.plan import Plan
+from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.transitions import ALIVE, Event, GenerationState, next_state
 from instar.system import System
 
@@ -34,6 +34,35 @@ class WorkerView:
     ready: bool = False
 
 
+@dataclasses.dataclass
+class HandlerView:
+    """A handler process. The generation owns the descriptors; a byte to `arm` or `release` commands it."""
+
+    name: str
+    pid: int
+    pidfd: int
+    arm: int
+    release: int
+    since: float
+    #: It has booted and waits for its name.
+    waiting: bool = False
+    #: 0 until it holds its name.
+    epoch: int = 0
+    releasing: bool = False
+
+    @property
+    def state(self) -> str:
+        """As `instar status` says it."""
+        if self.releasing:
+            return "releasing"
+        return "active" if self.epoch else "standby"
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in (self.pidfd, self.arm, self.release):
+            os.close(fd)
+
+
 @dataclasses.dataclass(frozen=True)
 class Failure:
     """Why a generation can't serve."""
@@ -47,18 +76,33 @@ class Generation:
     """Owner of the zygote's process, the connection to it, the scoreboard and the workers' pidfds."""
 
     def __init__(
-        self, number: int, slot: Slot, plan: Plan, system: System, note: Callable[[Generation, str, str], None]
+        self,
+        number: int,
+        slot: Slot,
+        plan: Plan,
+        parts: Parts,
+        system: System,
+        note: Callable[[Generation, str, str], None],
     ) -> None:
         self.number = number
         self.slot = slot
         self.plan = plan
+        self.parts = parts
+        #: How many web workers it has.
+        self.size = plan.workers if parts.web else 0
+        #: Names that it was started with.
+        self.names = tuple(item.name for item in plan.handler_specs() if parts.includes(item.pool))
         self.state = GenerationState.BOOTING
         self.since = system.time()
         self.nonce = os.urandom(16).hex()
-        self.board = Scoreboard.create(2 * plan.workers)
+        self.board = Scoreboard.create(max(1, 2 * self.size))
         self.workers: dict[int, WorkerView] = {}
+        #: By pid.
+        self.handlers: dict[int, HandlerView] = {}
         #: How often each worker was replaced after a crash.
-        self.restarts = [0] * plan.workers
+        self.restarts = [0] * self.size
+        #: The same for handlers, by name.
+        self.handler_restarts: dict[str, int] = {}
         self.loaded: channel.Loaded | None = None
         self.failure: Failure | None = None
         #: Unexpected ends of processes since the commit.
@@ -155,6 +199,17 @@ class Generation:
                 self.workers[pid].ready = True
             case channel.Exited():
                 self._on_exited(message)
+            case channel.HandlerForked(name, pid):
+                view = HandlerView(name, pid, fds[0], fds[1], fds[2], self._system.time())
+                fds.clear()
+                self.handlers[pid] = view
+            case channel.HandlerStandby(_, pid) if pid in self.handlers:
+                self.handlers[pid].waiting = True
+            case channel.HandlerActive(_, pid, epoch) if pid in self.handlers:
+                self.handlers[pid].epoch = epoch
+                self.handlers[pid].since = self._system.time()
+            case channel.HandlerExited():
+                self._on_handler_exited(message)
             case channel.Note(action, text):
                 self._note(self, action, text)
             case _:
@@ -171,6 +226,18 @@ class Generation:
             self.crashes.append(message.reason)
             self.restarts[message.worker] += 1
 
+    def _on_handler_exited(self, message: channel.HandlerExited) -> None:
+        view = self.handlers.pop(message.pid, None)
+        if view is not None:
+            view.close()
+        if message.reason:
+            later = f"; the next starts in {message.respawn_in:g} s" if message.respawn_in > 0 else ""
+            self._note(self, "handler_exited", message.reason + later)
+        if self.committed and not message.expected:
+            self.handler_restarts[message.name] = self.handler_restarts.get(message.name, 0) + 1
+            if message.status:
+                self.crashes.append(message.reason)
+
     def _on_zygote_exit(self) -> None:
         self._on_readable()
         self._loop.remove_reader(self._pidfd)
@@ -185,6 +252,15 @@ class Generation:
         # Its workers are orphans now and so, as we are their subreaper, our children.
         for worker in self.workers.values():
             self._loop.add_reader(worker.pidfd, self._on_orphan_exit, worker)
+        for handler in self.handlers.values():
+            self._loop.add_reader(handler.pidfd, self._on_orphan_handler_exit, handler)
+        self.changes.notify()
+
+    def _on_orphan_handler_exit(self, view: HandlerView) -> None:
+        self._loop.remove_reader(view.pidfd)
+        view.close()
+        self.handlers.pop(view.pid, None)
+        self._system.reap(view.pid)
         self.changes.notify()
 
     def _on_orphan_exit(self, worker: WorkerView) -> None:
@@ -197,8 +273,18 @@ class Generation:
     # --- readiness and load -----------------------------------------------------------------------
 
     def all_ready(self) -> bool:
-        """Whether every worker number has a process that can answer."""
-        return len({w.index for w in self.workers.values() if w.ready}) == self.plan.workers
+        """Whether every worker number has a process that can answer, and every name a standby."""
+        answering = {worker.index for worker in self.workers.values() if worker.ready}
+        waiting = {handler.name for handler in self.handlers.values() if handler.waiting}
+        return len(answering) == self.size and waiting.issuperset(self.names)
+
+    def unready(self) -> str:
+        """What `all_ready` waits for, for people."""
+        waiting = {handler.name for handler in self.handlers.values() if handler.waiting}
+        absent = [name for name in self.names if name not in waiting]
+        if absent and self.loaded:
+            return f"{', '.join(absent)} did not reach standby: does the target call wait_active()?"
+        return "" if self.loaded else "the application is still being imported"
 
     def ready_indexes(self) -> list[int]:
         """Worker numbers with a process that can answer."""
@@ -230,7 +316,26 @@ class Generation:
 
     def gone(self) -> bool:
         """Whether no process of it is left."""
-        return not self.zygote_alive and not self.workers
+        return not self.zygote_alive and not self.workers and not self.handlers
+
+    def holder(self, name: str) -> HandlerView | None:
+        """The process that holds a name, if it is one of ours."""
+        return next((view for view in self.handlers.values() if view.name == name and view.epoch), None)
+
+    def standby(self, name: str) -> HandlerView | None:
+        """A process that has booted and waits for this name."""
+        views = [view for view in self.handlers.values() if view.name == name and view.waiting and not view.epoch]
+        return next((view for view in views if not view.releasing), None)
+
+    async def stop_web(self, timeout: float) -> None:
+        """End its web workers only: handlers that keep their names run on, and the zygote with them."""
+        if not self.send(channel.Stop(timeout, keep_handlers=True)):
+            self._signal_workers(signal.SIGUSR1)
+            self._signal_workers(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.changes.until(lambda: not self.workers), timeout + ZYGOTE_MARGIN)
+        self._signal_workers(signal.SIGKILL)
+        await self.changes.until(lambda: not self.workers)
 
     async def stop(self, timeout: float) -> None:
         """End all its processes: gracefully, and after `timeout` seconds with SIGKILL. Returns when none is left."""
@@ -239,6 +344,8 @@ class Generation:
         elif not self.zygote_alive:
             self._signal_workers(signal.SIGUSR1)
             self._signal_workers(signal.SIGTERM)
+            for handler in self.handlers.values():
+                self.release_orphan(handler)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.changes.until(self.gone), timeout + ZYGOTE_MARGIN)
         if not self.gone():
@@ -247,6 +354,16 @@ class Generation:
             # Those that it forked until it died.
             self.kill()
             await self.changes.until(self.gone)
+
+    def release_orphan(self, handler: HandlerView) -> None:
+        """Ask a handler without zygote to leave."""
+        handler.releasing = True
+        with contextlib.suppress(OSError):
+            os.write(handler.release, b"r")
+
+    def signal_handler(self, handler: HandlerView, sig: int) -> None:
+        """Signal a handler process."""
+        self._system.pidfd_signal(handler.pidfd, sig)
 
     def _signal_zygote(self, sig: int) -> None:
         if self._pidfd >= 0:
@@ -260,6 +377,8 @@ class Generation:
         """SIGKILL for all its processes; `stop` still has to wait for their end."""
         self._signal_zygote(signal.SIGKILL)
         self._signal_workers(signal.SIGKILL)
+        for handler in self.handlers.values():
+            self.signal_handler(handler, signal.SIGKILL)
 
     def close(self) -> None:
         """Free the descriptors of a generation that is gone."""

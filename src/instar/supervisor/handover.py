@@ -21,7 +21,8 @@ from instar.supervisor.generation import Generation
 from instar.supervisor.hooks import HookError
 from instar.supervisor.journal import Journal
 from instar.supervisor.launch import lower_priority, restore_priority
-from instar.supervisor.plan import Plan
+from instar.supervisor.names import Names, NameTakingError
+from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.probe import ProbeError
 from instar.supervisor.prober import probe_generation
 from instar.supervisor.report import Report
@@ -46,6 +47,7 @@ class Options:
     keep_old: float | None = None
     canary: Canary | None = None
     canary_seconds: float | None = None
+    parts: Parts = dataclasses.field(default_factory=Parts)
 
 
 class Host(Protocol):
@@ -55,8 +57,9 @@ class Host(Protocol):
     journal: Journal
     system: System
     live: Generation | None
+    names: Names
 
-    def launch(self, plan: Plan) -> Generation:
+    def launch(self, plan: Plan, parts: Parts) -> Generation:
         """Start a generation in the free slot."""
 
     async def free_slot(self, now: bool, progress: Callable[[str], None]) -> None:
@@ -70,6 +73,9 @@ class Host(Protocol):
 
     def became_live(self, generation: Generation) -> None:
         """New connections go to this generation."""
+
+    def serves_names(self, generation: Generation) -> None:
+        """A generation without web workers is up; it ends when it holds no name any more."""
 
     def log_tail(self, generation: Generation) -> list[str]:
         """Its last lines of output."""
@@ -86,6 +92,9 @@ class Handover:
         self.old = host.live
         self.new: Generation | None = None
         self.error: str | None = None
+        #: Names whose holders go on in the old code.
+        self.kept: tuple[str, ...] = ()
+        self._owners: dict[str, Generation] = {}
         self.tail: list[str] = []
         self.draining: Draining | None = None
         self._abort: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -99,8 +108,11 @@ class Handover:
         """Do it; returns the outcome: `done` (the drain is still to come) or `rolled-back`."""
         try:
             await self._bring_up()
-            await self._try_canary()
-            self._cut_over()
+            if self.options.parts.web:
+                await self._try_canary()
+                self._cut_over()
+            else:
+                self._commit()
         except (HandoverError, HookError, ProbeError, InstarError, OSError) as error:
             await self._give_up(str(error))
             return "rolled-back" if self.old else "failed"
@@ -110,8 +122,9 @@ class Handover:
             await self._give_up(f"unexpected {type(error).__name__}: {error}")
             return "failed"
         try:
+            await self._move_names()
             await self._settle()
-        except (HandoverError, HookError) as error:
+        except (HandoverError, HookError, NameTakingError) as error:
             return await self._roll_back(str(error))
         return "done"
 
@@ -119,7 +132,7 @@ class Handover:
 
     async def _bring_up(self) -> None:
         report, restart = self.report, self.plan.config.restart
-        if self.old:
+        if self.old and self.options.parts.web:
             with report.stage("wait") as stage:
                 await self._unless_aborted(self.host.free_slot(self.options.now, stage.progress))
         if restart.before:
@@ -130,16 +143,19 @@ class Handover:
             async with asyncio.timeout(restart.boot_timeout):
                 with report.stage("boot") as stage:
                     await self._boot(stage.progress)
-                with report.stage("probe") as stage:
-                    await self._probe(stage.progress)
+                if self.options.parts.web:
+                    with report.stage("probe") as stage:
+                        await self._probe(stage.progress)
         except TimeoutError:
             where = report.stages[-1]["stage"]
+            if self.new and (why := self.new.unready()):
+                where += f": {why}"
             raise HandoverError(
                 f"the new generation was not ready within {restart.boot_timeout:g} s ({where})"
             ) from None
 
     async def _boot(self, progress: Callable[[str], None]) -> None:
-        self.new = new = self.host.launch(self.plan)
+        self.new = new = self.host.launch(self.plan, self.options.parts)
         nice = self.plan.config.restart.boot_nice if self.old else 0
         lowered = lower_priority(new, nice, self.host.system)
         progress(f"generation {new.number} loads {self.plan.config.app.target or 'its command'}")
@@ -236,6 +252,45 @@ class Handover:
             self.host.became_live(new)
             stage.detail = f"generation {new.number} serves"
 
+    def _commit(self) -> None:
+        """A generation without web workers has nothing to switch."""
+        assert self.new is not None  # noqa: S101 - booted
+        if self._abort.done():
+            raise HandoverError(self._abort.result())
+        if self.new.failure or not self.new.zygote_alive:
+            raise HandoverError(self.new.failure.error if self.new.failure else "the new zygote died at its start")
+        self.host.journal.write("commit", generation=self.new.number)
+        self.new.commit()
+        self.new.move(Event.CUT_OVER)
+        self.host.serves_names(self.new)
+
+    async def _move_names(self) -> None:
+        """Handlers: each name passes to its standby. Not to be aborted half-way; it takes as long as they may."""
+        assert self.new is not None  # noqa: S101 - serving
+        new, names = self.new, self.host.names
+        dropped = [name for name in names.owner if self.options.parts.handlers and name not in self._configured()]
+        if not new.names and not dropped:
+            return
+        self._owners = {name: names.owner[name] for name in new.names if name in names.owner}
+        with self.report.stage("handlers") as stage:
+            moved = await names.move_all(new.names, new, stage.progress)
+            await names.drop(dropped)
+            self.kept = moved.kept
+            stage.detail = f"{len(moved.taken)} of {len(new.names)} names moved"
+            if moved.kept:
+                stage.detail += f"; kept by the old code: {', '.join(moved.kept)}"
+
+    def _configured(self) -> set[str]:
+        return {item.name for item in self.plan.handler_specs()}
+
+    async def _return_names(self) -> None:
+        """Those that had a holder before go back to it, through fresh standbys."""
+        assert self.new is not None  # noqa: S101 - serving
+        for owner in set(self._owners.values()):
+            if owner is not self.new and owner.zygote_alive:
+                mine = [name for name, before in self._owners.items() if before is owner]
+                await self.host.names.give_back(mine, self.new, owner)
+
     # --- after the cut-over -----------------------------------------------------------------------
 
     async def _settle(self) -> None:
@@ -270,6 +325,12 @@ class Handover:
         assert self.new is not None  # noqa: S101 - serving
         self.error = error
         self.tail = self.host.log_tail(self.new)
+        if not self.options.parts.web and self.old is not None:
+            with self.report.stage("rollback"):
+                await self._return_names()
+            await self.host.discard(self.new, Event.BROKE)
+            await self._after_rollback()
+            return "rolled-back"
         if self.old is None or self.draining is None or self.old.gone():
             # There is nothing to go back to: the new generation goes on as it can.
             self.report.skip("rollback", "no generation to go back to")
@@ -277,6 +338,7 @@ class Handover:
         with self.report.stage("rollback"):
             self.host.journal.write("rollback", generation=self.old.number, previous=self.new.number, error=error)
             switch_back(self.host, self.old, self.draining)
+            await self._return_names()
         await self.host.discard(self.new, Event.BROKE)
         await self._after_rollback()
         return "rolled-back"

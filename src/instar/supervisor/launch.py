@@ -13,7 +13,8 @@ from instar.listeners.base import Slot
 from instar.runtime import channel
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
-from instar.supervisor.plan import Plan
+from instar.supervisor.plan import Parts, Plan
+from instar.supervisor.queues import Queues
 from instar.supervisor.statedir import StateDir, listen_unix
 from instar.system import System, unix_address
 
@@ -30,14 +31,17 @@ def launch(
     number: int,
     slot: Slot,
     *,
+    parts: Parts,
     frontend: Frontend,
+    queues: Queues,
     state: StateDir,
     system: System,
     note: Callable[[Generation, str, str], None],
 ) -> Generation:
     """Start the zygote; the generation is booting when this returns. Raises InstarError, OSError."""
-    generation = Generation(number, slot, plan, system, note)
+    generation = Generation(number, slot, plan, parts, system, note)
     who = plan.credentials
+    handler_dir = state.handlers(who.uid, who.gid)
     output = state.generation_output(number, who.uid, who.gid)
     path = control_path(state, number)
     with contextlib.ExitStack() as stack:
@@ -50,7 +54,10 @@ def launch(
         spec = plan.spec(
             generation=number,
             slot=slot,
-            listeners=frontend.prepare(slot, number, plan),
+            parts=parts,
+            listeners=frontend.prepare(slot, number, plan) if parts.web else (),
+            handler_dir=handler_dir,
+            queues=queues.specs(),
             control_fd=listener.fileno(),
             scoreboard_fd=generation.board.fd,
             output_dir=output,
@@ -71,7 +78,7 @@ def launch(
                 env={**plan.environment(), "INSTAR_GENERATION": str(number), "INSTAR_APP": plan.config.app.name},
                 cwd=plan.release,
                 output=output_fd,
-                pass_fds=[listener.fileno(), generation.board.fd, spec_fd, *sockets],
+                pass_fds=[listener.fileno(), generation.board.fd, spec_fd, *sockets, *queues.fds()],
                 user=who.uid,
                 group=who.gid,
                 groups=who.groups,
@@ -100,7 +107,7 @@ def lower_priority(generation: Generation, nice: int, system: System) -> bool:
 
 def restore_priority(generation: Generation, system: System) -> None:
     """Give a booted generation its normal priority."""
-    pids: Iterable[int] = (generation.pid, *generation.workers)
+    pids: Iterable[int] = (generation.pid, *generation.workers, *generation.handlers)
     for pid in pids:
         with contextlib.suppress(OSError):
             system.set_priority(pid, 0)

@@ -12,7 +12,8 @@ from pathlib import Path
 from instar.config import Config, environment, expand_command, resolve_python
 from instar.engines.base import EngineOptions
 from instar.errors import ConfigError
-from instar.runtime.spec import GenerationSpec, ListenerSpec, StaticMap
+from instar.handlers.messages import QueueSpec
+from instar.runtime.spec import GenerationSpec, HandlerSpec, ListenerSpec, StaticMap
 
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
@@ -61,6 +62,20 @@ def _group(name: str) -> int:
         return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigError(f"cannot run the application in group {name}: there is no such group") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a generation is made of; a restart may renew only some of it."""
+
+    web: bool = True
+    handlers: bool = True
+    #: Only these pools; empty: all.
+    pools: frozenset[str] = frozenset()
+
+    def includes(self, pool: str) -> bool:
+        """Whether the handlers of a pool belong to it."""
+        return self.handlers and (not self.pools or pool in self.pools)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +131,46 @@ class Plan:
             command=tuple(expand_command(tuple(web.command), self.python)),
         )
 
+    def handler_specs(self) -> tuple[HandlerSpec, ...]:
+        """Every named handler of the configuration."""
+        specs = []
+        for pool_name, pool in self.config.handlers.items():
+            argv: tuple[str, ...] = ()
+            if pool.script:
+                argv = (str(self.python), str(pool.script))
+            elif pool.command:
+                argv = tuple(expand_command(tuple(pool.command), self.python))
+            for index, name in enumerate(self.config.handler_names(pool_name), 1):
+                specs.append(
+                    HandlerSpec(
+                        name=name,
+                        pool=pool_name,
+                        index=index,
+                        target=pool.target,
+                        argv=argv,
+                        warm=pool.warm,
+                        tags=tuple(pool.tags),
+                        env=dict(pool.env),
+                        stop_timeout=pool.stop_timeout,
+                        kill_timeout=pool.kill_timeout,
+                        keep_name=pool.keep_name,
+                        backoff=pool.backoff,
+                        backoff_limit=pool.backoff_limit,
+                        memory_max=pool.memory_max,
+                        cpu_max=pool.cpu_max,
+                    )
+                )
+        return tuple(specs)
+
     def spec(
         self,
         *,
         generation: int,
         slot: str,
+        parts: Parts,
         listeners: tuple[ListenerSpec, ...],
+        handler_dir: Path,
+        queues: tuple[QueueSpec, ...],
         control_fd: int,
         scoreboard_fd: int,
         output_dir: Path,
@@ -140,7 +189,10 @@ class Plan:
             chdir=str(app.chdir),
             pythonpath=tuple(map(str, app.pythonpath)),
             slot=slot,
-            workers=self.workers,
+            workers=self.workers if parts.web else 0,
+            handlers=tuple(item for item in self.handler_specs() if parts.includes(item.pool)),
+            handler_dir=str(handler_dir),
+            queues=queues,
             engine=web.engine,
             options=self.engine_options(),
             listeners=listeners,

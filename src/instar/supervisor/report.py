@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from instar.supervisor.logstore import LogStore
@@ -58,15 +58,21 @@ class Report:
         self._emit(event)
 
     def finish(
-        self, outcome: str, numbers: dict[str, int | None], error: str | None, tail: list[str]
+        self,
+        outcome: str,
+        numbers: dict[str, int | None],
+        error: str | None,
+        tail: list[str],
+        kept: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """The last event. `numbers`: the generations concerned."""
+        """The last event. `numbers`: the generations concerned; `kept`: names that did not move."""
         self.result = {
             "event": "result",
             "outcome": outcome,
             **numbers,
             "stages": self.stages,
             "error": error,
+            "kept": list(kept),
             "log_tail": tail,
             "seconds": round(time.monotonic() - self.began, 4),
         }

@@ -58,11 +58,18 @@ class StateDir:
 
     def generation_output(self, number: int, uid: int | None, gid: int | None) -> Path:
         """The folder for the output of a generation's processes."""
-        folder = self.output / f"g{number}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if uid is not None or gid is not None:
-            os.chown(folder, -1 if uid is None else uid, -1 if gid is None else gid)
-        return folder
+        return _folder_of(self.output / f"g{number}", uid, gid)
+
+    def handlers(self, uid: int | None, gid: int | None) -> Path:
+        """The folder of the handlers' lock files."""
+        return _folder_of(self.app / "handlers", uid, gid)
+
+
+def _folder_of(folder: Path, uid: int | None, gid: int | None) -> Path:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if uid is not None or gid is not None:
+        os.chown(folder, -1 if uid is None else uid, -1 if gid is None else gid)
+    return folder
 
 
 def listen_unix(path: Path, kind: socket.SocketKind, backlog: int) -> socket.socket:

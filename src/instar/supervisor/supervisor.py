@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from instar.config import Config
@@ -26,7 +26,9 @@ from instar.supervisor.hooks import run_hooks
 from instar.supervisor.journal import Journal
 from instar.supervisor.launch import control_path, launch
 from instar.supervisor.logstore import LogStore
-from instar.supervisor.plan import Plan
+from instar.supervisor.names import Names
+from instar.supervisor.plan import Parts, Plan
+from instar.supervisor.queues import Queues
 from instar.supervisor.report import Report
 from instar.supervisor.services import Services
 from instar.supervisor.statedir import StateDir
@@ -70,6 +72,8 @@ class Supervisor:
         #: The generations that served, each gone back to by a rollback of the one after it; the last is live.
         self.lineage: list[Generation] = []
         self.generations: dict[int, Generation] = {}
+        self.names = Names(self.journal, log.write)
+        self.queues = Queues()
         self.services = Services(state.output / "services", system, log.write)
         self.pid = os.getpid()
         self.started = system.time()
@@ -85,6 +89,8 @@ class Supervisor:
         self._stop_asked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._replaces: Generation | None = None
+        #: Handlers that a command is working on.
+        self._touched: set[str] = set()
         #: Set when new connections first had somewhere to go.
         self.serving = asyncio.Event()
 
@@ -97,6 +103,7 @@ class Supervisor:
         self.journal.write("start", pid=self.pid)
         try:
             self.frontend.open(self.config)
+            self.queues.ensure(self.config.queue_names())
             report = self._begin("boot", plan, Options())
             balance = self._spawn(self._balance(), "balance")
             result = await self._result(report)
@@ -182,8 +189,15 @@ class Supervisor:
         config = self._reload()
         self._check_unchanged(config)
         plan = Plan.of(config)
-        added, dropped = self.frontend.open(config)
-        self.frontend.dropped = set(dropped)
+        unknown = options.parts.pools - set(config.handlers)
+        if unknown:
+            raise ConfigError(f"cannot restart pool {', '.join(sorted(unknown))}: there is no such pool")
+        added: list[str] = []
+        dropped: list[str] = []
+        if options.parts.web:
+            added, dropped = self.frontend.open(config)
+            self.frontend.dropped = set(dropped)
+        self.queues.ensure(config.queue_names())
         report = self._begin("restart", plan, options)
         if added or dropped:
             self._spawn(self._settle_binds(added, dropped, report), "settle binds")
@@ -205,9 +219,54 @@ class Supervisor:
             return self._swap_back(target)
         return self._begin("rollback", target.plan, Options(now=True), replaces=target)
 
+    def renew_handler(self, name: str, *, to_live: bool) -> Report:
+        """Begin to give a handler a fresh process, of its own generation or of the live one. Raises InstarError."""
+        self._refuse_if_busy("touch handlers")
+        owner = self.names.owner.get(name)
+        target = self.live if to_live or owner is None or not owner.zygote_alive else owner
+        if target is None:
+            raise BusyError("cannot touch handlers: nothing serves yet")
+        return self._on_handler("move" if to_live else "restart", name, self.names.renew(name, target))
+
+    def pause_handler(self, name: str) -> Report:
+        """Begin to release a name and leave it unheld. Raises InstarError."""
+        self._refuse_if_busy("touch handlers")
+        return self._on_handler("pause", name, self.names.pause(name))
+
+    def resume_handler(self, name: str) -> Report:
+        """Begin to let a paused name be held again. Raises InstarError."""
+        self._refuse_if_busy("touch handlers")
+        if self.live is None:
+            raise BusyError("cannot touch handlers: nothing serves yet")
+        return self._on_handler("resume", name, self.names.resume(name, self.live))
+
+    def _on_handler(self, kind: str, name: str, work: Coroutine[Any, Any, bool]) -> Report:
+        if name in self._touched:
+            work.close()
+            raise BusyError(f"cannot {kind} {name}: another command for it is still running; wait for it")
+        report = Report(f"handler {kind}", self.log)
+        self._touched.add(name)
+        self._spawn(self._touch(name, work, report), f"{kind} {name}")
+        return report
+
+    async def _touch(self, name: str, work: Coroutine[Any, Any, bool], report: Report) -> None:
+        error, kept = None, False
+        try:
+            with report.stage("handler") as stage:
+                stage.progress(name)
+                kept = not await work
+        except InstarError as problem:
+            error = str(problem)
+        finally:
+            self._touched.discard(name)
+        outcome = "failed" if error else "done"
+        self._finish(report, outcome, self.names.owner.get(name), None, error, kept=[name] if kept else [])
+
     def _refuse_if_busy(self, verb: str) -> None:
         if self.stopping:
             raise BusyError(f"cannot {verb}: the supervisor is stopping")
+        if self._touched and verb == "restart":
+            raise BusyError(f"cannot restart: {', '.join(sorted(self._touched))} is being moved; try again")
         if self.handover:
             number = self.handover.new.number if self.handover.new else self._next_number
             raise BusyError(
@@ -251,7 +310,7 @@ class Supervisor:
         finally:
             self.handover = None
             if outcome != "done":
-                self._finish(report, outcome, handover.new, old, handover.error, handover.tail)
+                self._finish(report, outcome, handover.new, old, handover.error, handover.tail, handover.kept)
         if outcome == "done" and handover.new:
             self.config = handover.plan.config
             await self.services.follow(handover.plan)
@@ -259,7 +318,15 @@ class Supervisor:
                 keep = handover.plan.config.restart.keep_old
                 keep = handover.options.keep_old if handover.options.keep_old is not None else keep
                 await self._finish_drain(handover.draining, report, keep, handover.plan.config)
-            self._finish(report, "done", handover.new, old)
+            self.queues.drop(set(self._queue_names()) - self._wanted_queues())
+            self._finish(report, "done", handover.new, old, kept=handover.kept)
+
+    def _queue_names(self) -> list[str]:
+        return [depth.name for depth in self.queues.depths()]
+
+    def _wanted_queues(self) -> set[str]:
+        """Queues of every configuration that some process still has."""
+        return {name for item in self.generations.values() for name in item.plan.config.queue_names()}
 
     async def _finish_drain(self, draining: Draining, report: Report, keep: float, config: Config) -> None:
         generation = draining.generation
@@ -273,8 +340,26 @@ class Supervisor:
             if ended == "quiet" and keep > 0 and not self.stopping:
                 self._keep(generation, keep)
             else:
-                await self._end(generation, Event.QUIET, generation.plan.config.restart.drain_timeout)
+                await self._retire(generation, Event.QUIET)
         self._drain_over(draining)
+
+    async def _retire(self, generation: Generation, event: Event) -> None:
+        """End a generation; while it holds names, only its web workers."""
+        timeout = generation.plan.config.restart.drain_timeout
+        if not self.names.of(generation):
+            await self._end(generation, event, timeout)
+            return
+        await generation.stop_web(timeout)
+        self.log.write("its web workers have ended; it goes on with its handlers", generation=generation.number)
+        self._spawn(self._end_when_nameless(generation), f"names of generation {generation.number}")
+
+    async def _end_when_nameless(self, generation: Generation) -> None:
+        await self.names.changes.until(lambda: not self.names.of(generation))
+        await self._end(generation, Event.STOPPED, generation.plan.config.restart.drain_timeout)
+
+    def serves_names(self, generation: Generation) -> None:
+        """A generation without web workers is up; it ends when it holds no name any more."""
+        self._spawn(self._watch_zygote(generation), f"watch generation {generation.number}")
 
     def _keep(self, generation: Generation, seconds: float) -> None:
         self.journal.write("keep", generation=generation.number, seconds=seconds)
@@ -284,7 +369,7 @@ class Supervisor:
 
     def _end_kept(self, generation: Generation) -> None:
         if generation.state is GenerationState.KEPT:
-            self._spawn(self._end(generation, Event.STOPPED, generation.plan.config.restart.drain_timeout), "end kept")
+            self._spawn(self._retire(generation, Event.STOPPED), "end kept")
 
     def _swap_back(self, target: Generation) -> Report:
         """Steer back to a generation that is still warm; the one that served until now drains."""
@@ -318,6 +403,7 @@ class Supervisor:
         previous: Generation | None,
         error: str | None = None,
         tail: Sequence[str] = (),
+        kept: Sequence[str] = (),
     ) -> None:
         """`generation`: the one that was to serve; `previous`: the one that served before."""
         numbers = {
@@ -325,9 +411,9 @@ class Supervisor:
             "from": previous.number if previous else None,
             "serving": self.live.number if self.live else None,
         }
-        result = report.finish(outcome, numbers, error, list(tail))
-        kept = {key: value for key, value in result.items() if key not in ("event", "log_tail")}
-        self.journal.write("result", kind=report.kind, **kept)
+        result = report.finish(outcome, numbers, error, list(tail), kept)
+        entry = {key: value for key, value in result.items() if key not in ("event", "log_tail")}
+        self.journal.write("result", kind=report.kind, **entry)
         self.log.write(
             f"{report.kind}: {outcome}" + (f": {error}" if error else "") + f" ({result['seconds']:.3f} s)",
             generation=numbers["serving"],
@@ -341,7 +427,7 @@ class Supervisor:
 
     # --- what a handover asks of its host -----------------------------------------------------------
 
-    def launch(self, plan: Plan) -> Generation:
+    def launch(self, plan: Plan, parts: Parts) -> Generation:
         """Start a generation in the free slot. Raises InstarError, OSError."""
         slot = self._slot_for_next()
         number, self._next_number = self._next_number, self._next_number + 1
@@ -350,7 +436,9 @@ class Supervisor:
             plan,
             number,
             slot,
+            parts=parts,
             frontend=self.frontend,
+            queues=self.queues,
             state=self.state,
             system=self.system,
             note=self._note,
@@ -375,7 +463,7 @@ class Supervisor:
         await self._drained.wait()
         for generation in list(self.generations.values()):
             if generation.state is GenerationState.KEPT:
-                await self._end(generation, Event.STOPPED, generation.plan.config.restart.drain_timeout)
+                await self._retire(generation, Event.STOPPED)
             elif not generation.alive:
                 await generation.changes.until(generation.gone)
 
@@ -436,18 +524,22 @@ class Supervisor:
         # A failed or finished generation answers nobody any more: its grace is what its requests still need.
         await generation.stop(timeout)
         control_path(self.state, generation.number).unlink(missing_ok=True)
-        if self.frontend.live != generation.slot:
+        if generation.parts.web and not self._slot_in_use(generation.slot):
             self.frontend.release(generation.slot)
         generation.close()
         self.generations.pop(generation.number, None)
 
+    def _slot_in_use(self, slot: Slot) -> bool:
+        others = [item for item in self.generations.values() if item.slot == slot and item.parts.web and item.workers]
+        return self.frontend.live == slot or bool(others)
+
     async def _watch_zygote(self, generation: Generation) -> None:
-        """A serving generation whose zygote died goes on with the workers that it has, until it is replaced."""
+        """A serving generation whose zygote died goes on with the processes that it has, until it is replaced."""
         await generation.changes.until(
             lambda: not generation.zygote_alive or generation.state is not GenerationState.SERVING
         )
         pause = _FIRST_RECOVERY_PAUSE
-        while self.live is generation and generation.state is GenerationState.SERVING and not self.stopping:
+        while self._needed(generation) and not self.stopping:
             if self.handover is None:
                 self.log.write(f"the zygote of generation {generation.number} died; its release is booted again")
                 report = self._begin("recovery", generation.plan, Options(now=generation.gone()), replaces=generation)
@@ -457,6 +549,10 @@ class Supervisor:
                 pause = min(pause * 2, _LONGEST_RECOVERY_PAUSE)
             else:
                 await asyncio.sleep(_BALANCE_EVERY)
+
+    def _needed(self, generation: Generation) -> bool:
+        serving = generation.state is GenerationState.SERVING
+        return serving and (self.live is generation or bool(self.names.of(generation)))
 
     async def _balance(self) -> None:
         """Keep dead, full and stuck workers out of the kernel's choice."""

@@ -9,6 +9,7 @@ import pytest
 from instar.engines.base import EngineOptions
 from instar.runtime import fleet
 from instar.runtime.fleet import Backoff, Seat, Worker
+from instar.runtime.nursery import Child
 from instar.runtime.scoreboard import Column, Scoreboard
 from instar.runtime.spec import GenerationSpec, ListenerSpec, StaticMap
 
@@ -41,7 +42,7 @@ def board() -> Scoreboard:
 
 
 def worker(index: int = 0, row: int = 0) -> Worker:
-    return Worker(index, row, pid=100 + row, pidfd=-1, start_time=0, forked_at=0.0)
+    return Worker(index, row, Child(100 + row, -1, 0, 0.0))
 
 
 def test_the_spec_comes_back_from_json_and_ignores_what_it_does_not_know() -> None:

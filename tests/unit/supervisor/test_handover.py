@@ -16,13 +16,15 @@ import pytest
 from instar.config import Config, load
 from instar.listeners.base import Canary
 from instar.runtime.scoreboard import Column, Drain
+from instar.runtime.spec import HandlerSpec
 from instar.supervisor import handover as handover_module
 from instar.supervisor.changes import Changes
 from instar.supervisor.generation import Failure
 from instar.supervisor.handover import Handover, Options
 from instar.supervisor.hooks import HookError
 from instar.supervisor.logstore import LogStore
-from instar.supervisor.plan import Plan
+from instar.supervisor.names import Moved, NameTakingError
+from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.probe import ProbeError
 from instar.supervisor.report import Report
 from instar.supervisor.transitions import Event, GenerationState, next_state
@@ -48,6 +50,7 @@ class FakeGeneration:
         self.workers: dict[int, Any] = {}
         self.board: Any = self
         self.rows = 0
+        self.names: tuple[str, ...] = ()
 
     def move(self, event: Event) -> None:
         self.state = next_state(self.state, event)
@@ -56,6 +59,9 @@ class FakeGeneration:
 
     def all_ready(self) -> bool:
         return self.ready
+
+    def unready(self) -> str:
+        return ""
 
     def ready_indexes(self) -> list[int]:
         return [0, 1]
@@ -122,6 +128,28 @@ class FakeJournal:
         self.trace.append(f"journal {op}")
 
 
+class FakeNames:
+    """Moves every name at once, unless told otherwise."""
+
+    def __init__(self, trace: list[str]) -> None:
+        self.trace = trace
+        self.owner: dict[str, Any] = {}
+        self.kept: tuple[str, ...] = ()
+        self.error: NameTakingError | None = None
+
+    async def move_all(self, names: Sequence[str], to: Any, progress: Callable[[str], None]) -> Moved:
+        self.trace.append(f"names {','.join(names)} to {to.number}")
+        if self.error:
+            raise self.error
+        return Moved(tuple(set(names) - set(self.kept)), self.kept)
+
+    async def drop(self, names: Sequence[str]) -> None:
+        self.trace.append(f"drop {','.join(names)}")
+
+    async def give_back(self, names: Sequence[str], source: Any, to: Any) -> None:
+        self.trace.append(f"give {','.join(names)} back to {to.number}")
+
+
 class FakeHost:
     """Records what it is asked for, in order."""
 
@@ -130,6 +158,7 @@ class FakeHost:
         self.system = System()
         self.frontend: Any = FakeFrontend(self.trace)
         self.journal: Any = FakeJournal(self.trace)
+        self.names: Any = FakeNames(self.trace)
         self.old = FakeGeneration(1, "a", self.trace)
         for event in (Event.WORKERS_READY, Event.CUT_OVER):
             self.old.move(event)
@@ -140,7 +169,10 @@ class FakeHost:
         self.on_launch: Callable[[], None] = self.new.becomes_ready
         self.discarded: list[Event] = []
 
-    def launch(self, plan: Plan) -> Any:
+    def serves_names(self, generation: Any) -> None:
+        self.trace.append(f"{generation.number} serves names")
+
+    def launch(self, plan: Plan, parts: Parts) -> Any:
         if self.launch_error:
             raise self.launch_error
         asyncio.get_running_loop().call_soon(self.on_launch)
@@ -436,3 +468,75 @@ async def test_a_report_tells_late_watchers_everything(host: FakeHost, attempt: 
     assert events[-1]["outcome"] == "done"
     assert [e["stage"] for e in events if e.get("state") == "done"][-1] == "grace"
     assert events[0] == {"event": "stage", "stage": "wait", "state": "started", "seconds": 0.0}
+
+
+@pytest.fixture
+def pooled(host: FakeHost) -> FakeHost:
+    """The old generation holds two names, which the new one has standbys for."""
+    host.new.names = ("main.pool.1", "main.pool.2")
+    host.names.owner = {"main.pool.1": host.old, "main.pool.2": host.old}
+    return host
+
+
+@pytest.fixture
+def configured(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [HandlerSpec("main.pool.1", "pool", 1), HandlerSpec("main.pool.2", "pool", 2)]
+    monkeypatch.setattr(Plan, "handler_specs", lambda self: tuple(names))
+
+
+@pytest.mark.usefixtures("configured")
+async def test_names_pass_after_the_web_has_switched(pooled: FakeHost, attempt: Attempt) -> None:
+    outcome, handover = await attempt.run()
+    assert outcome == "done" and handover.kept == ()
+    trace = pooled.trace
+    assert trace.index("switch to b") < trace.index("names main.pool.1,main.pool.2 to 2") < trace.index("hook after")
+
+
+@pytest.mark.usefixtures("configured")
+async def test_a_kept_name_is_told_and_fails_nothing(pooled: FakeHost, attempt: Attempt) -> None:
+    pooled.names.kept = ("main.pool.2",)
+    outcome, handover = await attempt.run()
+    assert outcome == "done" and handover.kept == ("main.pool.2",)
+
+
+@pytest.mark.usefixtures("configured")
+async def test_a_successor_that_does_not_take_its_name_rolls_everything_back(
+    pooled: FakeHost, attempt: Attempt
+) -> None:
+    pooled.names.error = NameTakingError("main.pool.1 was not taken")
+    outcome, handover = await attempt.run()
+    assert outcome == "rolled-back" and handover.error == "main.pool.1 was not taken"
+    trace = pooled.trace
+    assert trace.index("switch to a") < trace.index("give main.pool.1,main.pool.2 back to 1") < trace.index("2 failed")
+    assert pooled.live is pooled.old
+
+
+@pytest.mark.usefixtures("configured")
+async def test_a_crash_in_the_grace_period_returns_the_names(pooled: FakeHost, attempt: Attempt) -> None:
+    async def meanwhile(handover: Handover) -> None:
+        async for event in handover.report.watch():
+            if event.get("stage") == "grace":
+                pooled.new.breaks("handler main.pool.1 exited with status 1")
+                return
+
+    outcome, _ = await attempt.run(meanwhile)
+    assert outcome == "rolled-back"
+    assert "give main.pool.1,main.pool.2 back to 1" in pooled.trace
+
+
+@pytest.mark.usefixtures("configured")
+async def test_only_handlers_leaves_the_web_alone(pooled: FakeHost, attempt: Attempt) -> None:
+    attempt.options = Options(parts=Parts(web=False))
+    outcome, handover = await attempt.run()
+    assert outcome == "done"
+    assert "switch to b" not in pooled.trace and "slot free" not in pooled.trace
+    assert pooled.live is pooled.old and pooled.old.state is GenerationState.SERVING
+    assert "2 serves names" in pooled.trace
+    assert "probe" not in [stage["stage"] for stage in handover.report.stages]
+
+
+@pytest.mark.usefixtures("configured")
+async def test_names_that_no_pool_has_any_more_are_released(pooled: FakeHost, attempt: Attempt) -> None:
+    pooled.names.owner["main.gone.1"] = pooled.old
+    await attempt.run()
+    assert "drop main.gone.1" in pooled.trace

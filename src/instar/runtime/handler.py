@@ -1,0 +1,123 @@
+"""Inside a freshly forked handler: shed what belongs to others, boot, wait for the name, work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from instar.errors import InstarError
+from instar.handlers import messages
+from instar.handlers.current import install
+from instar.handlers.keeper import identity, run_keeper
+from instar.handlers.process import HandlerProcess
+from instar.handlers.tree import ProcessGroup
+from instar.runtime import current
+from instar.runtime.loader import Application, LoadError, explain, load
+from instar.runtime.output import redirect_output
+from instar.runtime.spec import GenerationSpec, HandlerSpec
+from instar.runtime.worker import close_foreign
+
+
+def run_handler(
+    spec: GenerationSpec,
+    handler: HandlerSpec,
+    app: Application | None,
+    *,
+    arm_fd: int,
+    release_fd: int,
+    tell: Callable[[bytes], object],
+    group: ProcessGroup | None,
+) -> int:
+    """Be the handler until its work returns; the exit status. Runs in the forked child."""
+
+    def say(message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            tell(json.dumps({**message, "handler": handler.name, "pid": os.getpid()}).encode())
+
+    try:
+        _settle(spec, handler, group)
+        process = HandlerProcess(
+            name=handler.name,
+            pool=handler.pool,
+            index=handler.index,
+            tags=handler.tags,
+            generation=spec.generation,
+            lock_path=Path(spec.handler_dir) / f"{handler.name}.lock",
+            arm_fd=arm_fd,
+            release_fd=release_fd,
+            tell=say,
+        )
+        if handler.argv:
+            limit = None if handler.keep_name else handler.stop_timeout
+            return run_keeper(process, handler.argv, dict(os.environ), spec.chdir, limit, group=group)
+        return _work(spec, handler, app, process)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    except BaseException as error:
+        text = explain(error)
+        print(text, end="", file=sys.stderr, flush=True)
+        sentence = str(error) if isinstance(error, InstarError) else f"{type(error).__name__}: {error}"
+        say({"event": "failed", "error": sentence[:2000], "traceback": text[-20000:]})
+        return 1
+
+
+def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | None) -> None:
+    # A session of its own: its group can be signalled, and a terminal's Ctrl-C does not reach it.
+    os.setsid()
+    # Before any of its code: what it starts belongs to the group as well.
+    if group and not handler.argv:
+        group.enter()
+    redirect_output(spec.output_dir, handler.name)
+    close_foreign(spec, ())
+    # A core dump would keep the name held while gigabytes are written.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    os.environ.update(handler.env)
+    # A warm handler may clean up; SIGTERM comes when it took too long to release.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    messages.install_queues({queue.name: queue.ends for queue in spec.queues}, handler.pool, handler.name)
+    current.run_post_fork_hooks()
+
+
+def _work(spec: GenerationSpec, handler: HandlerSpec, app: Application | None, process: HandlerProcess) -> int:
+    install(process)
+    os.environ.update(identity(process))
+    if app is None and spec.target:
+        # In a lazy generation each process imports for itself.
+        load(spec.target, factory=spec.factory, interface=spec.interface)
+    target = find(handler.target)
+    if not handler.warm and not process.wait_active():
+        return 0
+    result = target()
+    if inspect.iscoroutine(result):
+        asyncio.run(_await(result))
+    return 0
+
+
+async def _await(coroutine: Any) -> None:
+    await coroutine
+
+
+def find(target: str) -> Callable[[], Any]:
+    """The callable that `module:callable` names. Raises LoadError; the module's own errors come through."""
+    module, _, path = target.partition(":")
+    value: Any = importlib.import_module(module)
+    for name in path.split("."):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            raise LoadError(f"cannot find {path!r} in {module}: check the handler's target") from None
+    if not callable(value):
+        raise LoadError(f"cannot run {target}: it is not callable")
+    found: Callable[[], Any] = value
+    return found

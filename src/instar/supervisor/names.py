@@ -1,0 +1,228 @@
+"""Who holds which handler's name, and how names move from one process to the next.
+
+A name is held by a kernel lock, not by this table: the table only follows what the zygotes report, and decides whom
+to arm and whom to release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+from collections.abc import Callable, Iterable
+
+from instar.errors import InstarError
+from instar.runtime import channel
+from instar.runtime.spec import HandlerSpec
+from instar.supervisor.changes import Changes
+from instar.supervisor.generation import Generation, HandlerView
+from instar.supervisor.journal import Journal
+
+#: How long the successor of a name may take to report that it has it, once the holder is gone (seconds).
+_TAKE = 10.0
+
+
+class NameTakingError(InstarError):
+    """A handler could not get its name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """What came of moving names."""
+
+    taken: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+class Names:
+    """Owner of the table: by name, the generation whose process holds it or is to hold it."""
+
+    def __init__(self, journal: Journal, log: Callable[[str], None]) -> None:
+        self.owner: dict[str, Generation] = {}
+        self.paused: set[str] = set()
+        self.changes = Changes()
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._journal = journal
+        self._log = log
+
+    def spec(self, name: str) -> HandlerSpec | None:
+        """How a name is configured in the generation that owns it."""
+        owner = self.owner.get(name)
+        return next((item for item in owner.plan.handler_specs() if item.name == name), None) if owner else None
+
+    def of(self, generation: Generation) -> list[str]:
+        """Names that a generation owns."""
+        return [name for name, owner in self.owner.items() if owner is generation]
+
+    async def move_all(self, names: Iterable[str], to: Generation, progress: Callable[[str], None]) -> Moved:
+        """Pass names to standbys of a generation, all at once. Raises NameTakingError when one isn't taken."""
+        wanted = [name for name in names if name not in self.paused]
+        for name in set(names) & self.paused:
+            self._assign(name, to)
+        if not wanted:
+            return Moved()
+        self._journal.write("names", generation=to.number, names=wanted)
+        done: list[str] = []
+
+        async def one(name: str) -> bool:
+            taken = await self._move(name, to)
+            done.append(name)
+            progress(f"{len(done)} of {len(wanted)} names")
+            return taken
+
+        results = await asyncio.gather(*(one(name) for name in wanted), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        taken = [name for name, result in zip(wanted, results, strict=True) if result is True]
+        return Moved(tuple(taken), tuple(name for name in wanted if name not in taken))
+
+    async def _move(self, name: str, to: Generation) -> bool:
+        """Pass one name on; False when its holder keeps it (`keep_name`)."""
+        source = self.owner.get(name)
+        to.send(channel.StartHandler(name))
+        await to.changes.until(lambda: to.standby(name) is not None or not to.zygote_alive)
+        spec = next(item for item in to.plan.handler_specs() if item.name == name)
+        if source is not None and source is not to and (source.zygote_alive or source.holder(name)):
+            held = next((item for item in source.plan.handler_specs() if item.name == name), spec)
+            # The successor waits for the lock before the holder leaves it: the kernel passes it on at once.
+            to.send(channel.ArmHandler(name))
+            if not await self._release(name, source, held, successor=False):
+                return self._keep(name, to)
+        elif source is to and to.holder(name):
+            to.send(channel.ArmHandler(name))
+            if not await self._release(name, to, spec, successor=True):
+                return self._keep(name, to)
+        else:
+            to.send(channel.ArmHandler(name))
+        self._assign(name, to)
+        await self._taken(name, to)
+        return True
+
+    def _assign(self, name: str, to: Generation) -> None:
+        self.owner[name] = to
+        self.changes.notify()
+
+    def _keep(self, name: str, to: Generation) -> bool:
+        """The holder goes on; its successor stays armed and takes the name at once when the holder ends."""
+        self._log(f"{name} keeps its name for now: it did not release it in its stop_timeout")
+        task = asyncio.create_task(self._follow_kept(name, to), name=f"kept {name}")
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return False
+
+    async def _follow_kept(self, name: str, to: Generation) -> None:
+        await to.changes.until(lambda: to.holder(name) is not None or to.gone())
+        if to.holder(name) is not None:
+            self._log(f"{name} has passed to generation {to.number}")
+            self._assign(name, to)
+
+    async def give_back(self, names: Iterable[str], source: Generation, to: Generation) -> None:
+        """A rollback: names that passed, or were passing, to `source` return to fresh standbys of `to`."""
+        for name in names:
+            holder = to.holder(name)
+            if holder is None or not holder.releasing:
+                self._assign(name, source if holder is None else to)
+        await asyncio.gather(
+            *(self._move(name, to) for name in names if self.owner.get(name) is source), return_exceptions=True
+        )
+
+    async def _taken(self, name: str, to: Generation) -> None:
+        try:
+            async with asyncio.timeout(_TAKE):
+                await to.changes.until(lambda: to.holder(name) is not None or not to.zygote_alive or bool(to.crashes))
+        except TimeoutError:
+            raise NameTakingError(f"{name} was not taken within {_TAKE:g} s by generation {to.number}") from None
+        if to.holder(name) is None:
+            raise NameTakingError(to.crashes[0] if to.crashes else f"the zygote died before {name} was taken")
+
+    async def _release(self, name: str, source: Generation, spec: HandlerSpec, *, successor: bool) -> bool:
+        """Ask the holder to leave and wait for its end; False when it may keep the name and does."""
+        holders = [view for view in source.handlers.values() if view.name == name]
+        if successor:
+            holders = [view for view in holders if view.epoch]
+        for view in holders:
+            view.releasing = True
+        if not source.send(channel.ReleaseHandler(name, successor)):
+            return await self._release_orphans(source, holders, spec)
+
+        def ended() -> bool:
+            return not any(view.pid in source.handlers for view in holders)
+
+        if spec.keep_name:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(source.changes.until(ended), spec.stop_timeout)
+            return ended()
+        await source.changes.until(ended)
+        return True
+
+    async def _release_orphans(self, source: Generation, holders: list[HandlerView], spec: HandlerSpec) -> bool:
+        """The zygote is dead: do what it would have done."""
+
+        def ended() -> bool:
+            return not any(view.pid in source.handlers for view in holders)
+
+        for view in holders:
+            source.release_orphan(view)
+        steps = [(spec.stop_timeout, signal.SIGTERM), (spec.kill_timeout, signal.SIGKILL)]
+        for patience, sig in steps:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(source.changes.until(ended), patience)
+            if ended():
+                return True
+            if spec.keep_name:
+                return False
+            for view in holders:
+                if view.pid in source.handlers:
+                    source.signal_handler(view, sig)
+        await source.changes.until(ended)
+        return True
+
+    async def drop(self, names: Iterable[str]) -> None:
+        """Release names that no configuration has any more."""
+        gone = [name for name in names if name in self.owner]
+
+        async def one(name: str) -> None:
+            owner = self.owner[name]
+            spec = next(item for item in owner.plan.handler_specs() if item.name == name)
+            if await self._release(name, owner, spec, successor=False):
+                del self.owner[name]
+                self.changes.notify()
+
+        await asyncio.gather(*(one(name) for name in gone))
+
+    async def renew(self, name: str, to: Generation) -> bool:
+        """Pass a name to a fresh process of a generation; False when the holder keeps it. Raises InstarError."""
+        if name not in self.owner:
+            raise InstarError(f"cannot move {name}: there is no handler of that name; see `instar handlers list`")
+        if name in self.paused:
+            raise InstarError(f"cannot move {name}: it is paused; use `instar handlers resume {name}`")
+        if name not in to.names:
+            raise InstarError(
+                f"cannot move {name}: generation {to.number} has no handler of that name; "
+                "use `instar restart --handlers`"
+            )
+        self._journal.write("name", name=name, generation=to.number)
+        return await self._move(name, to)
+
+    async def pause(self, name: str) -> bool:
+        """Leave a name unheld until `resume`; False when the holder keeps it."""
+        spec = self.spec(name)
+        if spec is None:
+            raise InstarError(f"cannot pause {name}: there is no handler of that name")
+        self.paused.add(name)
+        self._journal.write("pause", name=name)
+        if not await self._release(name, self.owner[name], spec, successor=False):
+            self.paused.discard(name)
+            return False
+        return True
+
+    async def resume(self, name: str, live: Generation) -> bool:
+        """Let a paused name be held again."""
+        if name not in self.paused:
+            raise InstarError(f"cannot resume {name}: it is not paused")
+        self.paused.discard(name)
+        self._journal.write("resume", name=name)
+        owner = self.owner.get(name, live)
+        return await self._move(name, owner if owner.zygote_alive else live)
