@@ -98,7 +98,7 @@ def _handler(supervisor: Supervisor, name: str, owner: Generation) -> dict[str, 
     if name in supervisor.names.paused and not (view and view.epoch):
         state = "paused"
     live = supervisor.live
-    if live and owner is not live and name in live.names:
+    if live and owner.number < live.number and name in live.names:
         note = f"runs the code of generation {owner.number}: it has not released its name"
     return {
         "name": name,

@@ -318,6 +318,8 @@ class Supervisor:
                 keep = handover.plan.config.restart.keep_old
                 keep = handover.options.keep_old if handover.options.keep_old is not None else keep
                 await self._finish_drain(handover.draining, report, keep, handover.plan.config)
+            if not handover.options.parts.web:
+                self._spawn(self._end_when_nameless(handover.new), f"names of generation {handover.new.number}")
             self.queues.drop(set(self._queue_names()) - self._wanted_queues())
             self._finish(report, "done", handover.new, old, kept=handover.kept)
 
