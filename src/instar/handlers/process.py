@@ -7,7 +7,6 @@ import logging
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,10 @@ class HandlerProcess:
         #: Set when it is clear whether the name will ever be ours: taken, failed, or asked to leave before.
         self._decided = Latch()
         self._state = HandlerState.STANDBY
+        self._ended = threading.Event()
         self._guard = threading.RLock()
         self._taker: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
         self._error: HandlerError | None = None
         self._tell = tell
 
@@ -75,7 +76,8 @@ class HandlerProcess:
 
     def start(self) -> None:
         """Listen for the request to leave, in a daemon thread."""
-        threading.Thread(target=self._watch, name="instar-release", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, name="instar-release", daemon=True)
+        self._watcher.start()
 
     def wait_active(self, timeout: float | None = None) -> bool:
         """Say that booting is over, and wait until this process holds its name; any thread may.
@@ -120,6 +122,16 @@ class HandlerProcess:
         if self.state is not HandlerState.GONE and self._move(HandlerEvent.LOST):
             logger.error("%s", error)
             self.say({"event": "lost", "error": str(error)})
+
+    def end(self) -> None:
+        """What the end of a process does, for a fake one in a test. `release_fd` must be readable."""
+        with self._guard:
+            self._state = next_state(self._state, HandlerEvent.ENDED)
+        self._ended.set()
+        self.lease.close()
+        for thread in (self._taker, self._watcher):
+            if thread is not None:
+                thread.join()
 
     def say(self, message: dict[str, Any]) -> None:
         """Tell the zygote. Its death must not take the handler along."""
@@ -187,12 +199,14 @@ class HandlerProcess:
             self.check()
         self.release()
         # A handler that takes long to leave can still lose its name.
-        while self.check():
-            time.sleep(LOOK)
+        while self._state is HandlerState.RELEASING and self.check():
+            self._ended.wait(LOOK)
 
     def _move(self, event: HandlerEvent) -> bool:
         """Whether the state has changed."""
         with self._guard:
+            if self._state is HandlerState.GONE:
+                return False
             before, self._state = self._state, next_state(self._state, event)
             changed = before is not self._state
         if self._state is HandlerState.RELEASING:

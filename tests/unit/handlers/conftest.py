@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from handler_tools import Child
+from postgres_server import NoPostgresError, server
 
 from instar.handlers import current
 
@@ -35,3 +37,15 @@ def lock_path(tmp_path: Path) -> Path:
 def _no_handler_left() -> Iterator[None]:
     yield
     current.replace(None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """Connection string of a server."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install instar[postgres])")
+    with contextlib.ExitStack() as stack:
+        try:
+            address = stack.enter_context(server())
+        except NoPostgresError as error:
+            pytest.skip(str(error))
+        yield address

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from handler_tools import process_of, wait_for
-from postgres_server import NoPostgresError, server
 
 from instar.handlers import current, epoch
 from instar.handlers.epoch import REBOOT_JUMP, Record
@@ -22,17 +21,6 @@ from instar.handlers.fence import fence, fence_async
 from instar.handlers.lease import Lease
 
 NAME = "main.work.1"
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install instar[postgres])")
-    with contextlib.ExitStack() as stack:
-        try:
-            address = stack.enter_context(server())
-        except NoPostgresError as error:
-            pytest.skip(str(error))
-        yield address
 
 
 class Database:
