@@ -77,6 +77,7 @@ async def _serve(config: Config, reload: Any) -> int:
     from instar.supervisor.frontend import Frontend
     from instar.supervisor.output import OutputFollower
     from instar.supervisor.plan import Credentials
+    from instar.supervisor.registry import Outside
     from instar.supervisor.statedir import StateDir, lock_folder
     from instar.supervisor.supervisor import Supervisor
     from instar.system import System
@@ -87,17 +88,20 @@ async def _serve(config: Config, reload: Any) -> int:
     state.lock()
     log = _open_log(config, state.log)
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
+    for number in follower.generations():
+        # Of an earlier supervisor, whose processes are gone: deliver their last lines, then delete the files.
+        follower.retire(number)
     follow = asyncio.create_task(follower.run(), name="output follower")
     try:
-        supervisor = Supervisor(
-            config,
-            reload,
-            state=state,
-            frontend=Frontend(lock_folder(), _inherited(config)),
-            log=log,
-            collect=follower.poll_once,
+        outside = Outside(
+            state,
+            Frontend(lock_folder(), _inherited(config)),
+            log,
+            collect=follower.catch_up,
+            retire_output=follower.retire,
             system=System(),
         )
+        supervisor = Supervisor(config, reload, outside)
         control = ControlServer(supervisor)
         await control.start()
         try:
@@ -146,7 +150,7 @@ def _announce(supervisor: Supervisor, generation: Generation) -> None:
     scheme = "https" if config.web.tls_cert else "http"
     binds = [
         listener.address if bind.startswith("unix:") else f"{scheme}://{listener.address}"
-        for bind, listener in supervisor.frontend.listeners.items()
+        for bind, listener in supervisor.registry.frontend.listeners.items()
     ]
     workers = "1 worker" if generation.plan.workers == 1 else f"{generation.plan.workers} workers"
     text = (

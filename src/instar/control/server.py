@@ -74,24 +74,24 @@ class ControlServer:
         return await _stream(request, _each([record.to_dict() for record in found]))
 
     async def _restart(self, request: web.Request) -> web.StreamResponse:
-        report = self._supervisor.restart(_options(await _body(request)))
+        report = self._supervisor.operations.restart(_options(await _body(request)))
         return await _stream(request, report.watch())
 
     async def _rollback(self, request: web.Request) -> web.StreamResponse:
-        report = self._supervisor.rollback()
+        report = self._supervisor.operations.rollback()
         return await _stream(request, report.watch())
 
     async def _handler(self, request: web.Request) -> web.StreamResponse:
         supervisor, name = self._supervisor, request.match_info["name"]
-        if name not in supervisor.names.owner:
+        if name not in supervisor.registry.names.owner:
             raise ConfigError(f"cannot find handler {name}: there is none of that name; see `instar handlers list`")
         match request.match_info["action"]:
             case "pause":
-                report = supervisor.pause_handler(name)
+                report = supervisor.operations.pause_handler(name)
             case "resume":
-                report = supervisor.resume_handler(name)
+                report = supervisor.operations.resume_handler(name)
             case action:
-                report = supervisor.renew_handler(name, to_live=action == "move")
+                report = supervisor.operations.renew_handler(name, to_live=action == "move")
         return await _stream(request, self._with_handler(report, name))
 
     async def _with_handler(self, report: Report, name: str) -> AsyncIterator[dict[str, Any]]:

@@ -14,8 +14,8 @@ from instar.supervisor.supervisor import Supervisor
 
 def status(supervisor: Supervisor) -> dict[str, Any]:
     """The whole answer."""
-    config, live = supervisor.config, supervisor.live
-    generations = sorted(supervisor.generations.values(), key=lambda item: item.number)
+    config, live = supervisor.config, supervisor.registry.live
+    generations = sorted(supervisor.registry.generations.values(), key=lambda item: item.number)
     return {
         "app": config.app.name,
         "version": __version__,
@@ -25,11 +25,11 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         "config": str(config.source) if config.source else None,
         "generations": [_generation(item) for item in generations],
         "handlers": handlers(supervisor),
-        "queues": [dataclasses.asdict(depth) for depth in supervisor.queues.depths()],
+        "queues": [dataclasses.asdict(depth) for depth in supervisor.registry.queues.depths()],
         "web": {
             "binds": [
                 {"bind": bind, "address": listener.address, "mode": str(listener.mode), "limits": listener.limits}
-                for bind, listener in supervisor.frontend.listeners.items()
+                for bind, listener in supervisor.registry.frontend.listeners.items()
             ],
             "engine": config.web.engine,
             "tls": bool(config.web.tls_cert),
@@ -47,7 +47,7 @@ def _state(supervisor: Supervisor) -> str:
         return "stopping"
     if not supervisor.serving.is_set():
         return "starting"
-    return "handover" if supervisor.handover else "serving"
+    return "handover" if supervisor.operations.handover else "serving"
 
 
 def _generation(generation: Generation) -> dict[str, Any]:
@@ -87,17 +87,17 @@ def _worker(generation: Generation, worker: WorkerView) -> dict[str, Any]:
 
 def handlers(supervisor: Supervisor) -> list[dict[str, Any]]:
     """A row for each name, and what its process is doing."""
-    return [_handler(supervisor, name, owner) for name, owner in supervisor.names.owner.items()]
+    return [_handler(supervisor, name, owner) for name, owner in supervisor.registry.names.owner.items()]
 
 
 def _handler(supervisor: Supervisor, name: str, owner: Generation) -> dict[str, Any]:
-    spec = supervisor.names.spec(name)
+    spec = supervisor.registry.names.spec(name)
     views = [view for view in owner.handlers.values() if view.name == name]
     view = owner.holder(name) or next(iter(views), None)
     state, note = (view.state if view else "down"), ""
-    if name in supervisor.names.paused and not (view and view.epoch):
+    if name in supervisor.registry.names.paused and not (view and view.epoch):
         state = "paused"
-    live = supervisor.live
+    live = supervisor.registry.live
     if live and owner.number < live.number and name in live.names:
         note = f"runs the code of generation {owner.number}: it has not released its name"
     return {
@@ -116,7 +116,7 @@ def _handler(supervisor: Supervisor, name: str, owner: Generation) -> dict[str, 
 
 
 def _handover(supervisor: Supervisor) -> dict[str, Any] | None:
-    handover = supervisor.handover
+    handover = supervisor.operations.handover
     if handover is None:
         return None
     return {
@@ -132,10 +132,10 @@ def _notes(supervisor: Supervisor) -> list[str]:
     """What a person should know of this set-up."""
     notes = [
         f"{listener.address}: {listener.limits}"
-        for listener in supervisor.frontend.listeners.values()
+        for listener in supervisor.registry.frontend.listeners.values()
         if listener.limits
     ]
-    live = supervisor.live
+    live = supervisor.registry.live
     if live and live.loaded:
         notes += live.loaded.notes
     if live and not live.zygote_alive and live.state == "serving":

@@ -71,8 +71,8 @@ class Host(Protocol):
     async def discard(self, generation: Generation, event: Event) -> None:
         """End a generation that is not going to serve (any more)."""
 
-    def became_live(self, generation: Generation) -> None:
-        """New connections go to this generation."""
+    def became_live(self, generation: Generation, draining: Draining | None) -> None:
+        """New connections go to this generation; `draining` is the one that served before."""
 
     def serves_names(self, generation: Generation) -> None:
         """A generation without web workers is up; it ends when it holds no name any more."""
@@ -249,7 +249,7 @@ class Handover:
                 self.draining.begin()
                 self.old.pause_accepting(frontend.gated)
                 self.old.move(Event.SUPERSEDED)
-            self.host.became_live(new)
+            self.host.became_live(new, self.draining)
             stage.detail = f"generation {new.number} serves"
 
     def _commit(self) -> None:
@@ -337,7 +337,7 @@ class Handover:
             return "failed"
         with self.report.stage("rollback"):
             self.host.journal.write("rollback", generation=self.old.number, previous=self.new.number, error=error)
-            switch_back(self.host, self.old, self.draining)
+            switch_back(self.host, self.old, self.draining, None)
             await self._return_names()
         await self.host.discard(self.new, Event.BROKE)
         await self._after_rollback()
@@ -365,12 +365,18 @@ class Handover:
                     await task
 
 
-def switch_back(host: Host, generation: Generation, draining: Draining | None) -> None:
-    """Send new connections to a generation that is still warm. One step, without await."""
-    if draining:
-        draining.abandon()
+def switch_back(host: Host, generation: Generation, abandoned: Draining | None, draining: Draining | None) -> None:
+    """Send new connections to a generation that is still warm. One step, without await.
+
+    `abandoned`: its drain, which ends here; `draining`: the drain of the generation that served until now, if it has
+    one that others have to wait for.
+    """
+    if abandoned:
+        abandoned.abandon()
     generation.drain(Drain.LIVE)
     generation.resume_accepting(host.frontend.gated)
     generation.move(Event.ROLLED_BACK_TO)
     host.frontend.switch(generation.slot, generation.ready_indexes())
-    host.became_live(generation)
+    if draining:
+        draining.generation.move(Event.SUPERSEDED)
+    host.became_live(generation, draining)

@@ -94,6 +94,13 @@ class Report:
         finally:
             self._queues.discard(queue)
 
+    async def wait(self) -> dict[str, Any]:
+        """The result."""
+        async for event in self.watch():
+            if event["event"] == "result":
+                return event
+        raise AssertionError("a report ends with its result")
+
     def _emit(self, event: dict[str, Any]) -> None:
         # Progress is for those who watch now; a late watcher needs only what has ended.
         if event.get("state") != "progress":

@@ -190,7 +190,7 @@ class FakeHost:
         self.discarded.append(event)
         generation.move(event)
 
-    def became_live(self, generation: Any) -> None:
+    def became_live(self, generation: Any, draining: Any) -> None:
         self.live = generation
 
     def log_tail(self, generation: Any) -> list[str]:
