@@ -57,6 +57,8 @@ def test_bad_release_changes_nothing(project: Project, instance: Instance, bad: 
     assert said.code == 3, said
     assert said.json["outcome"] == "rolled-back"
     assert said.json["from"] == 1
+    # What never served has no client to wait for: the user is told at once, and may try again.
+    assert said.json["seconds"] < 4.0 + 6.0
     told = "\n".join([said.json["error"], *said.json["log_tail"]])
     assert bad.says in told, told
     check(report, 1, [], clients)
