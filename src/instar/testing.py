@@ -20,6 +20,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,12 @@ class FakeHandler:
         return self.handler.epoch
 
     def release(self) -> None:
-        """Ask the handler to leave, and wait until `releasing` is set."""
+        """Ask the handler to leave, and wait until `releasing` is set and the callbacks of `on_release` have run."""
+        heard = threading.Event()
+        # Callbacks run in the order in which they were registered.
+        self.handler.on_release(heard.set)
         os.write(self._release, b"x")
-        self.handler.releasing.wait()
+        heard.wait()
 
     def lose(self) -> None:
         """Take the name away, as if somebody had removed the state directory: from now on `fence` raises Fenced."""
@@ -120,17 +124,18 @@ def _pipe() -> Iterator[tuple[int, int]]:
 def _queues(name: str, pool: str) -> Iterator[None]:
     """Queues of the handler and its pool; the process's own, if it has any, are put aside meanwhile."""
     pairs = {queue: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for queue in {name, pool}}
-    before, messages._mailbox = messages._mailbox, None
+    module: Any = messages
+    before, module._mailbox = module._mailbox, None
     try:
         messages.install_queues(
             {queue: QueueEnds(send.fileno(), receive.fileno()) for queue, (send, receive) in pairs.items()}, pool, name
         )
         yield
     finally:
-        if messages._mailbox is not None:
+        if module._mailbox is not None:
             # The descriptors are the pairs'.
-            messages._mailbox.detach()
-        messages._mailbox = before
+            module._mailbox.detach()
+        module._mailbox = before
         for pair in pairs.values():
             for end in pair:
                 end.close()

@@ -143,9 +143,13 @@ class ProcessGroup:
         group.remove()
         return None
 
-    def enter(self) -> None:
-        """Move this process in, and with it all that it starts from now on. Raises OSError."""
-        (self.folder / "cgroup.procs").write_text("0")
+    def enter(self) -> bool:
+        """Move this process in, and with it all that it starts from now on; False where the kernel refuses."""
+        try:
+            (self.folder / "cgroup.procs").write_text("0")
+        except OSError:
+            return False
+        return True
 
     def kill(self) -> None:
         """SIGKILL every process in it at once, those that are just being forked as well. Raises OSError."""
