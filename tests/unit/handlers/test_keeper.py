@@ -137,6 +137,24 @@ def test_a_killed_keeper_leaves_the_name_to_the_program(keep, lock_path):
     wait_for(lambda: is_free(lock_path))
 
 
+def test_the_hole_that_both_guards_leave_is_closed_by_a_group(keep, lock_path):
+    """Keeper killed, and the daemon has closed all descriptors: the name is free while it lives. The group still has it."""
+    group = ProcessGroup.create(f"instar-hole-{os.getpid()}")
+    if group is None:
+        pytest.skip("no writable cgroup v2")
+    kept = keep(PYTHON_DAEMON, group=group)
+    kept.start()
+    daemon = int(kept.note()[0])
+    wait_for(lambda: parent(daemon) == kept.keeper.pid)
+    kept.keeper.kill()
+    kept.keeper.wait()
+    assert is_free(lock_path) and alive(daemon)
+    assert group.pids() == [daemon]
+    assert group.kill_and_wait()
+    assert not alive(daemon)
+    assert group.remove()
+
+
 TRAPS = """trap 'echo term >> "$NOTES"; exit 0' TERM
 trap 'echo hup >> "$NOTES"' HUP
 trap 'echo usr1 >> "$NOTES"' USR1
