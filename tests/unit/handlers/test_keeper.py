@@ -138,7 +138,7 @@ def test_a_killed_keeper_leaves_the_name_to_the_program(keep, lock_path):
 
 
 def test_the_hole_that_both_guards_leave_is_closed_by_a_group(keep, lock_path):
-    """Keeper killed, and the daemon has closed all descriptors: the name is free while it lives. The group still has it."""
+    """Keeper killed, descriptors closed by the daemon: the name is free while it lives. The group still has it."""
     group = ProcessGroup.create(f"instar-hole-{os.getpid()}")
     if group is None:
         pytest.skip("no writable cgroup v2")
