@@ -443,3 +443,40 @@ def test_the_waiting_thread_leaves_the_interpreter_to_others(spawn, lock_path, h
     old.kill()
     said = [child.hear(), child.hear()]
     assert active(2) in said and {"cpu": True, "took": True} in said
+
+
+@pytest.mark.parametrize("thread_left", [False, True])
+def test_the_name_is_handed_on_just_before_the_exit(spawn, lock_path, handler, thread_left):
+    """Only if nobody is left in the process who could still write."""
+
+    def body(child):
+        process = process_of(child, lock_path)
+        handler = current.install(process)
+        handler.wait_active()
+        if thread_left:
+            threading.Thread(target=time.sleep, args=(120,), daemon=True).start()
+        handler.releasing.wait()
+        child.say(handed_on=process.hand_on(), active=handler.active)
+        child.await_order()
+        # Never returns from here in a real handler.
+        with pytest.raises(Fenced):
+            process.lease.require()
+        child.say(refused=True)
+
+    old = spawn(body)
+    old.hear()
+    old.arm()
+    assert old.hear("epoch") == active(1)
+    new = handler()
+    new.hear()
+    new.arm()
+    wait_for(lambda: blocked_in_flock(new.pid))
+    old.release()
+    assert old.hear("handed_on") == {"handed_on": not thread_left, "active": thread_left}
+    if thread_left:
+        assert new.silent()
+        old.kill()
+    assert new.hear("epoch") == active(2)
+    if not thread_left:
+        old.tell()
+        assert old.hear("refused")
