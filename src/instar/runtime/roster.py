@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 from instar.handlers.states import HandlerState
@@ -46,6 +47,8 @@ class Post:
     spec: HandlerSpec
     owned: bool = False
     children: list[HandlerChild] = dataclasses.field(default_factory=list)
+    #: The process that is to follow the holder.
+    successor: HandlerChild | None = None
     respawn_at: float | None = None
     delay: float = 0.0
 
@@ -86,15 +89,19 @@ class Roster:
             return
         post.owned = successor
         post.respawn_at = None
-        leaving = post.children[:-1] if successor else post.children
-        for item in leaving:
-            self._release(post, item)
+        for item in post.children:
+            # If it has ended already, the holder leaves all the same and is replaced.
+            if not successor or item is not post.successor:
+                self._release(post, item)
 
     def start_standby(self, name: str) -> None:
         """Fork another process for a name, unless one waits already."""
         post = self._posts.get(name)
-        if post and (post.newest is None or post.newest.leaving or post.newest.state is not HandlerState.STANDBY):
+        if post is None:
+            return
+        if post.newest is None or post.newest.leaving or post.newest.state is not HandlerState.STANDBY:
             self._fork(post)
+        post.successor = post.newest
 
     def stop(self, timeout: float, *, keep: bool) -> None:
         """Ask every handler to leave; SIGKILL after `timeout` seconds. `keep`: holders with `keep_name` may stay."""
@@ -235,6 +242,10 @@ class Roster:
         post.children.remove(item)
         os.close(item.arm)
         os.close(item.release)
+        if post.spec.argv and status < 0:
+            # A keeper that was killed leaves its program, which still holds the name.
+            for pid in belonging_to(name, item.epoch):
+                parent.system.kill(pid, signal.SIGKILL)
         if item.group:
             item.group.remove()
         expected = item.leaving or parent.phase is Phase.STOPPING
@@ -250,3 +261,15 @@ class Roster:
         parent.link.send(channel.HandlerExited(name, child.pid, status, reason, delay, expected))
         if parent.phase is Phase.BOOTING and not expected:
             parent.fail_boot("handler", f"handler {name} {describe_status(status)} before it was ready")
+
+
+def belonging_to(name: str, epoch: int) -> list[int]:
+    """Pids of the programs that a keeper has started under its name, daemons included: their environment tells."""
+    marks = {f"INSTAR_HANDLER={name}".encode(), f"INSTAR_EPOCH={epoch}".encode()}
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        # Others' processes may not be looked at, and any may go away.
+        with contextlib.suppress(OSError):
+            if marks.issubset(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")):
+                found.append(int(pid))
+    return found

@@ -81,8 +81,7 @@ class Names:
     async def _move(self, name: str, to: Generation) -> bool:
         """Pass one name on; False when its holder keeps it (`keep_name`)."""
         source = self.owner.get(name)
-        to.send(channel.StartHandler(name))
-        await to.changes.until(lambda: to.standby(name) is not None or not to.zygote_alive)
+        successor = await self._standby(name, to)
         spec = next(item for item in to.plan.handler_specs() if item.name == name)
         if source is not None and source is not to and (source.zygote_alive or source.holder(name)):
             held = next((item for item in source.plan.handler_specs() if item.name == name), spec)
@@ -97,8 +96,32 @@ class Names:
         else:
             to.send(channel.ArmHandler(name))
         self._assign(name, to)
-        await self._taken(name, to)
+        await self._taken(name, to, successor)
         return True
+
+    async def _standby(self, name: str, to: Generation) -> HandlerView:
+        """A process that waits for the name, forked if there is none. Raises NameTakingError."""
+        ended, limit = to.handler_restarts.get(name, 0), to.plan.config.restart.boot_timeout
+
+        def decided() -> bool:
+            failed = not to.zygote_alive or to.handler_restarts.get(name, 0) > ended
+            return failed or to.standby(name) is not None
+
+        if not to.send(channel.StartHandler(name)):
+            raise NameTakingError(f"cannot move {name}: the zygote of generation {to.number} is dead")
+        try:
+            async with asyncio.timeout(limit):
+                await to.changes.until(decided)
+        except TimeoutError:
+            raise NameTakingError(
+                f"{name} did not reach standby within {limit:g} s: does the target call wait_active()?"
+            ) from None
+        if view := to.standby(name):
+            return view
+        raise NameTakingError(self._last_crash(name, to) or f"the zygote died before {name} was ready")
+
+    def _last_crash(self, name: str, to: Generation) -> str:
+        return next((text for text in reversed(to.crashes) if f" {name} " in text), "")
 
     def _assign(self, name: str, to: Generation) -> None:
         self.owner[name] = to
@@ -107,13 +130,14 @@ class Names:
     def _keep(self, name: str, to: Generation) -> bool:
         """The holder goes on; its successor stays armed and takes the name at once when the holder ends."""
         self._log(f"{name} keeps its name for now: it did not release it in its stop_timeout")
-        task = asyncio.create_task(self._follow_kept(name, to), name=f"kept {name}")
+        task = asyncio.create_task(self._follow_kept(name, to, to.holder(name)), name=f"kept {name}")
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
         return False
 
-    async def _follow_kept(self, name: str, to: Generation) -> None:
-        await to.changes.until(lambda: to.holder(name) is not None or to.gone())
+    async def _follow_kept(self, name: str, to: Generation, keeper: HandlerView | None) -> None:
+        """`keeper`: who keeps it, if it is one of the same generation."""
+        await to.changes.until(lambda: to.holder(name) not in (None, keeper) or to.gone())
         if to.holder(name) is not None:
             self._log(f"{name} has passed to generation {to.number}")
             self._assign(name, to)
@@ -128,14 +152,14 @@ class Names:
             *(self._move(name, to) for name in names if self.owner.get(name) is source), return_exceptions=True
         )
 
-    async def _taken(self, name: str, to: Generation) -> None:
+    async def _taken(self, name: str, to: Generation, successor: HandlerView) -> None:
         try:
             async with asyncio.timeout(_TAKE):
-                await to.changes.until(lambda: to.holder(name) is not None or not to.zygote_alive or bool(to.crashes))
+                await to.changes.until(lambda: to.holder(name) is not None or successor.pid not in to.handlers)
         except TimeoutError:
             raise NameTakingError(f"{name} was not taken within {_TAKE:g} s by generation {to.number}") from None
         if to.holder(name) is None:
-            raise NameTakingError(to.crashes[0] if to.crashes else f"the zygote died before {name} was taken")
+            raise NameTakingError(self._last_crash(name, to) or f"{name} ended before it had its name")
 
     async def _release(self, name: str, source: Generation, spec: HandlerSpec, *, successor: bool) -> bool:
         """Ask the holder to leave and wait for its end; False when it may keep the name and does."""
@@ -150,12 +174,14 @@ class Names:
         def ended() -> bool:
             return not any(view.pid in source.handlers for view in holders)
 
-        if spec.keep_name:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(source.changes.until(ended), spec.stop_timeout)
-            return ended()
-        await source.changes.until(ended)
-        return True
+        def over() -> bool:
+            return ended() or not source.zygote_alive
+
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(source.changes.until(over), spec.stop_timeout if spec.keep_name else None)
+        if not ended() and not source.zygote_alive:
+            return await self._release_orphans(source, holders, spec)
+        return ended()
 
     async def _release_orphans(self, source: Generation, holders: list[HandlerView], spec: HandlerSpec) -> bool:
         """The zygote is dead: do what it would have done."""

@@ -105,6 +105,16 @@ class Instance:
             process.wait(5)
         return left
 
+    def kill_supervisor(self) -> None:
+        """SIGKILL for the supervisor alone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def end_orphans(self) -> None:
+        """End by pid what a killed supervisor has left behind."""
+        kill_all(self._mark)
+
     # --- the command line ---
 
     def spawn(self, *arguments: str) -> subprocess.Popen[str]:
