@@ -20,6 +20,9 @@ from instar.runtime.parent import Parent, Phase
 from instar.runtime.spec import HandlerSpec
 from instar.system import describe_status
 
+#: Seconds for which the programs of a killed keeper are looked for.
+_SWEEP = 3.0
+
 
 @dataclasses.dataclass
 class HandlerChild:
@@ -51,6 +54,9 @@ class Post:
     successor: HandlerChild | None = None
     respawn_at: float | None = None
     delay: float = 0.0
+    #: The epoch of a keeper that was killed, and until when its program is looked for.
+    orphaned: int = 0
+    sweep_until: float = 0.0
 
     @property
     def newest(self) -> HandlerChild | None:
@@ -133,6 +139,7 @@ class Roster:
         due = [post.respawn_at - now for post in self._posts.values() if post.respawn_at is not None]
         if any(item.leaving for post in self._posts.values() for item in post.children):
             due.append(0.05)
+        due += [0.05 for post in self._posts.values() if now < post.sweep_until]
         return max(0.0, min([1.0, *due]))
 
     def step(self, now: float) -> None:
@@ -144,6 +151,8 @@ class Roster:
                     self._fork(post)
             for item in post.children:
                 self._press(post, item, now)
+            if now < post.sweep_until:
+                self._sweep(post)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """A handler said something."""
@@ -170,7 +179,7 @@ class Roster:
         parent, spec = self._parent, post.spec
         arm_read, arm = os.pipe2(os.O_CLOEXEC)
         release_read, release = os.pipe2(os.O_CLOEXEC)
-        group = ProcessGroup.create(f"{spec.name}.{parent.system.monotonic():.6f}")
+        group = self._group(spec)
 
         def body() -> int:
             os.close(arm)
@@ -187,6 +196,15 @@ class Roster:
         self._tell_forked(post, item)
         if post.owned:
             self._arm(item)
+
+    def _group(self, spec: HandlerSpec) -> ProcessGroup | None:
+        group = ProcessGroup.create(f"{spec.name}.{self._parent.system.monotonic():.6f}")
+        if group:
+            for problem in group.limit(memory=spec.memory_max, cores=spec.cpu_max):
+                self._parent.link.send(channel.Note("limit", f"{spec.name}: {problem}"))
+        elif spec.cpu_max:
+            self._parent.link.send(channel.Note("limit", f"{spec.name}: cannot limit cpu_max without a cgroup v2"))
+        return group
 
     def _shed(self) -> None:
         """No child may hold the write ends: a handler hears of its orphanhood by end of file."""
@@ -236,6 +254,14 @@ class Roster:
             self._parent.system.kill(pid, signal.SIGKILL)
         self._parent.nursery.signal(item.child, signal.SIGKILL)
 
+    def _sweep(self, post: Post) -> None:
+        """A killed keeper leaves its program, which still holds the name. Looked for again and again: it may have
+        been between fork and exec, or forking."""
+        if any(item.epoch > post.orphaned for item in post.children):
+            post.sweep_until = 0.0
+        for pid in belonging_to(post.spec.name, post.orphaned):
+            self._parent.system.kill(pid, signal.SIGKILL)
+
     def _on_exit(self, post: Post, child: Child, status: int) -> None:
         parent, name = self._parent, post.spec.name
         item = next(item for item in post.children if item.child is child)
@@ -243,9 +269,7 @@ class Roster:
         os.close(item.arm)
         os.close(item.release)
         if post.spec.argv and status < 0:
-            # A keeper that was killed leaves its program, which still holds the name.
-            for pid in belonging_to(name, item.epoch):
-                parent.system.kill(pid, signal.SIGKILL)
+            post.orphaned, post.sweep_until = item.epoch, parent.system.monotonic() + _SWEEP
         if item.group:
             item.group.remove()
         expected = item.leaving or parent.phase is Phase.STOPPING
