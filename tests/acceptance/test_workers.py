@@ -55,7 +55,7 @@ def _recycled(instance: Instance) -> int:
 def test_a_worker_over_its_memory_is_recycled(instance: Instance, project: Project) -> None:
     project.config["web"] |= {"max_memory": "1K", "workers": 1}
     instance.start()
-    [pid] = instance.workers()
+    pid = instance.workers()[0]
     wait_for("it was replaced", lambda: pid not in instance.workers(), 30)
     assert log_has(instance, "its private memory reached")
 

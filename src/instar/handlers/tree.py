@@ -118,6 +118,10 @@ def _dead(pid: int) -> bool:
         return True
 
 
+#: Length in microseconds of the period that cpu.max counts in (cgroups(7)).
+_PERIOD = 100_000
+
+
 class ProcessGroup:
     """A cgroup (v2) of our own: nobody leaves it by becoming a daemon, and the kernel kills it as a whole.
 
@@ -142,6 +146,24 @@ class ProcessGroup:
             return group
         group.remove()
         return None
+
+    def limit(self, *, memory: int, cores: float) -> list[str]:
+        """Set the most memory (bytes) and processor time (cores) that its processes may use together; 0: no limit.
+
+        Returns a sentence for each limit that the kernel does not take: the controller has to be delegated.
+        """
+        problems = []
+        settings = {
+            "memory.max": str(memory) if memory else "",
+            "cpu.max": f"{int(cores * _PERIOD)} {_PERIOD}" if cores else "",
+        }
+        for file, value in settings.items():
+            if value:
+                try:
+                    (self.folder / file).write_text(value)
+                except OSError as error:
+                    problems.append(f"cannot set {file} of {self.folder.name}: {error.strerror}")
+        return problems
 
     def enter(self) -> bool:
         """Move this process in, and with it all that it starts from now on; False where the kernel refuses."""

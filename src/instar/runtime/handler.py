@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from instar.errors import InstarError
 from instar.handlers import messages
@@ -25,7 +25,7 @@ from instar.runtime import current
 from instar.runtime.loader import Application, LoadError, explain, load
 from instar.runtime.output import redirect_output
 from instar.runtime.spec import GenerationSpec, HandlerSpec
-from instar.runtime.worker import close_foreign
+from instar.runtime.worker import close_foreign, leave
 
 
 def run_handler(
@@ -37,8 +37,9 @@ def run_handler(
     release_fd: int,
     tell: Callable[[bytes], object],
     group: ProcessGroup | None,
-) -> int:
-    """Be the handler until its work returns; the exit status. Runs in the forked child."""
+) -> NoReturn:
+    """Be the handler until its work returns, then end the process. Runs in the forked child."""
+    process: HandlerProcess | None = None
 
     def say(message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
@@ -59,16 +60,20 @@ def run_handler(
         )
         if handler.argv:
             limit = None if handler.keep_name else handler.stop_timeout
-            return run_keeper(process, handler.argv, dict(os.environ), spec.chdir, limit, group=group)
-        return _work(spec, handler, app, process)
+            code = run_keeper(process, handler.argv, dict(os.environ), spec.chdir, limit, group=group)
+        else:
+            code = _work(spec, handler, app, process)
     except SystemExit as error:
-        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException as error:
         text = explain(error)
         print(text, end="", file=sys.stderr, flush=True)
         sentence = str(error) if isinstance(error, InstarError) else f"{type(error).__name__}: {error}"
         say({"event": "failed", "error": sentence[:2000], "traceback": text[-20000:]})
-        return 1
+        code = 1
+    # When nothing is left that could write under the name, the successor need not wait until the kernel has freed
+    # the memory, which it does before it closes files.
+    leave(code, process.hand_on if process else None)
 
 
 def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | None) -> None:
@@ -82,6 +87,9 @@ def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | No
     # A core dump would keep the name held while gigabytes are written.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if handler.memory_max and not group:
+        # Without a cgroup: private memory, of each process by itself (setrlimit(2), RLIMIT_DATA).
+        resource.setrlimit(resource.RLIMIT_DATA, (handler.memory_max, handler.memory_max))
     os.environ.update(handler.env)
     # A warm handler may clean up; SIGTERM comes when it took too long to release.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -146,13 +146,19 @@ class WorkerProcess:
             self._tell(json.dumps(message).encode())
 
 
-def leave(code: int) -> NoReturn:
-    """End a forked child: the application's exit handlers, then out without the zygote's clean-up."""
+def leave(code: int, last: Callable[[], object] | None = None) -> NoReturn:
+    """End a forked child: the application's exit handlers, then out without the zygote's clean-up.
+
+    `last` runs when none of the application's code is left to run.
+    """
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BaseException):
             stream.flush()
+    if last:
+        with contextlib.suppress(BaseException):
+            last()
     os._exit(code)
 
 

@@ -28,6 +28,8 @@ from instar.system import System
 
 #: Lines of output shown when a release fails.
 _TAIL = 40
+#: Time for a generation that had no clients to end (seconds).
+_NEVER_SERVED = 1.0
 #: Generations that rollbacks can go back to.
 _LINEAGE = 5
 
@@ -133,16 +135,19 @@ class Registry:
 
     async def discard(self, generation: Generation, event: Event) -> None:
         """End a generation that won't serve (any more); what it still answers it may finish."""
-        broke = event is Event.BROKE or generation.committed
+        served = event is Event.BROKE or generation.committed
         generation.move(event)
-        limit = generation.plan.config.restart.drain_timeout
-        if broke:
+        limit = generation.plan.config.restart.drain_timeout if served else _NEVER_SERVED
+        if served:
             draining = Draining(generation, self.frontend)
             draining.begin()
             generation.drain(Drain.END_STREAMS)
             await draining.finish(limit, 0.0, lambda _: None)
         if self.draining and self.draining.abandoned:
             self.drain_over(self.draining)
+        if generation.loaded is None:
+            # It hangs in the import, where it hears nobody.
+            generation.kill()
         await self._remove(generation, limit)
 
     def log_tail(self, generation: Generation) -> list[str]:

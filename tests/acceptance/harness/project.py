@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import socket
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 from load.target import Target
 
 TESTS = Path(__file__).parents[2]
-#: Below the range that the kernel takes client ports from.
-_PORTS = range(20_000, 32_000)
+#: Below the range that the kernel takes client ports from; each of several test processes has its own part.
+_SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_PORTS = range(20_000 + 1500 * _SHARE, 20_000 + 1500 * (_SHARE + 1))
 
 
 def free_port() -> int:
