@@ -110,9 +110,12 @@ class Roster:
         post.successor = post.newest
 
     def stop(self, timeout: float, *, keep: bool) -> None:
-        """Ask every handler to leave; SIGKILL after `timeout` seconds. `keep`: holders with `keep_name` may stay."""
+        """Ask every handler to leave; SIGKILL after `timeout` seconds. `keep`: names that this generation owns are
+        held on, and processes that keep theirs (`keep_name`) stay."""
         now = self._parent.system.monotonic()
         for post in self._posts.values():
+            if keep and post.owned:
+                continue
             post.owned, post.respawn_at = False, None
             for item in post.children:
                 if keep and post.spec.keep_name and item.state is not HandlerState.STANDBY:
@@ -122,6 +125,11 @@ class Roster:
                 if item.state is HandlerState.STANDBY:
                     item.kill_at = item.kill_at or now + min(timeout, post.spec.kill_timeout)
                 item.kill_at = min(item.kill_at or now + timeout, now + timeout)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a handler is to be started again later: the zygote must not end without it."""
+        return any(post.respawn_at is not None for post in self._posts.values())
 
     def greet(self) -> None:
         """Tell a supervisor that has just connected who lives."""
@@ -272,10 +280,10 @@ class Roster:
             post.orphaned, post.sweep_until = item.epoch, parent.system.monotonic() + _SWEEP
         if item.group:
             item.group.remove()
-        expected = item.leaving or parent.phase is Phase.STOPPING
+        expected = item.leaving or (parent.phase is Phase.STOPPING and not post.owned)
         reason = "" if expected else f"handler {name} {describe_status(status)}"
         delay = -1.0
-        if post.owned and not post.children and parent.phase is Phase.SERVING:
+        if post.owned and not post.children:
             now = parent.system.monotonic()
             healthy = now - child.forked_at >= HEALTHY_AFTER
             # The first replacement comes at once: its name is unheld.

@@ -15,10 +15,10 @@ SCRIPT = str(TESTS / "apps" / "cold_script.py")
 Row = dict[str, Any]
 
 
-def pool(project: Project, name: str, **settings: Any) -> None:
+def pool(project: Project, pool: str, **settings: Any) -> None:
     """Add (or change) a pool; limits are short unless they are said."""
     table = {"stop_timeout": 5.0, "kill_timeout": 1.0, "backoff": 0.1, "backoff_limit": 0.4}
-    project.config[f"handlers.{name}"] = {**table, **settings}
+    project.config[f"handlers.{pool}"] = {**table, **settings}
 
 
 def light_web(project: Project) -> None:
