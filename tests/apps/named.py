@@ -208,6 +208,7 @@ def sending() -> None:
     if not handler.wait_active():
         return
     pen = Pen(handler.name, handler.epoch)
+    pen.write("enter")
     targets = os.environ["TEST_TARGETS"].split()
     number = 0
     while not handler.releasing.wait(0.001):
@@ -234,7 +235,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/send?to=&first=&count=`: what became of each message; `/gate?file=`: waits for a file; else who answers."""
+    """`/send?to=&first=&count=`: what became of each message; `/hold?to=` sends the one that is kept; `/gate?file=`
+    waits for a file; all else: who answers."""
     if scope["type"] != "http":
         await _lifespan(receive, send)
         return
@@ -244,6 +246,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         first = int(query["first"])
         for number in range(first, first + int(query["count"])):
             body.setdefault(_send(query["to"], f"web-{number}"), []).append(f"web-{number}")
+    elif scope["path"] == "/hold":
+        body[_send(query["to"], "hold-1")] = ["hold-1"]
     elif scope["path"] == "/gate":
         while not Path(query["file"]).exists():
             await asyncio.sleep(0.02)
