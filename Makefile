@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ADDRESS ?= 127.0.0.1:8080
 PYTEST_ARGS ?=
+# Test processes at a time: most tests wait for something.
+JOBS ?= 4
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -32,12 +34,12 @@ run: $(VENV)/.installed-example ## Serve the example application and say what to
 	@exec $(BIN)/instar run -c examples/notes/instar.toml --bind $(ADDRESS)
 
 test: $(VENV)/.installed-dev ## Run the tests (below 10 minutes)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 test-all: test test-long ## Run the tests, then the long promise runs
 
 test-long: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m long -n 2 --dist worksteal $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-dev ## Compare with other servers (they are installed into .venv-bench)
 	@$(BIN)/python -m bench $(BENCH_ARGS)

@@ -44,8 +44,8 @@ def test_recycling_by_requests_loses_nothing(
     finally:
         report = load.stop()
     assert not report.failures, report.table()
-    assert not first & set(instance.workers())
-    wait_for("the last old worker has left", lambda: len(instance.live()["workers"]) == 2)
+    wait_for("the first workers have left", lambda: not first & set(instance.workers()), 40)
+    wait_for("one process for each worker", lambda: len(instance.workers()) == 2, 40)
 
 
 def _recycled(instance: Instance) -> int:

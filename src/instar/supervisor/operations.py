@@ -136,18 +136,19 @@ class Operations:
         """Start a handover. `replaces`: the generation whose place in the lineage the new one takes."""
         report = Report(kind, self._log)
         self.handover = Handover(self._registry, plan, options, report)
-        self._registry.replaces = replaces
+        self._registry.replaces, self._registry.unsettled = replaces, True
         self._tasks.spawn(self._carry_out(self.handover), kind)
         return report
 
     async def _carry_out(self, handover: Handover) -> None:
-        report, old, new = handover.report, handover.old, handover.new
+        report, old = handover.report, handover.old
         outcome = "failed"
         try:
             outcome = await handover.run()
         finally:
             new = handover.new
             self.handover = None
+            self._registry.settle()
             if outcome != "done":
                 self._finish(report, outcome, new, old, handover.error, handover.tail, handover.kept)
         if outcome == "done" and new:

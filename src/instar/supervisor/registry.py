@@ -65,6 +65,8 @@ class Registry:
         self.draining: Draining | None = None
         #: Whose place in the lineage the next live generation takes.
         self.replaces: Generation | None = None
+        #: A handover may still be rolled back: names may return to generations that have none at the moment.
+        self.unsettled = False
         self.next_number = journal.last_generation() + 1
         #: Called when a generation begins to serve.
         self.on_serving: Callable[[Generation], None] = lambda _: None
@@ -193,10 +195,15 @@ class Registry:
         """Let a generation go on for its handlers only."""
 
         async def wait() -> None:
-            await self.names.changes.until(lambda: not self.names.of(generation))
+            await self.names.changes.until(lambda: not self.unsettled and not self.names.of(generation))
             await self.end(generation, Event.STOPPED, generation.plan.config.restart.drain_timeout)
 
         self._tasks.spawn(wait(), f"names of generation {generation.number}")
+
+    def settle(self) -> None:
+        """The handover is over, one way or the other."""
+        self.unsettled = False
+        self.names.changes.notify()
 
     async def end(self, generation: Generation, event: Event, timeout: float) -> None:
         """End all processes of a generation; nothing happens when it has ended."""
