@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from instar.runtime import channel
 from instar.runtime.spec import GenerationSpec
+from instar.supervisor.journal import Journal
 from instar.supervisor.logrecord import LogRecord
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.output import OutputFollower
+from instar.system import System
 
 RELEASES = sorted((Path(__file__).parents[1] / "compat").iterdir())
 
@@ -39,6 +42,25 @@ def test_log_store(samples: Path, tmp_path: Path) -> None:
     assert [record.text for record in LogStore(tmp_path).tail(9)] == ["hello", "restart: done"]
     later = {"time": 1.0, "generation": 1, "role": "web.1", "text": "x", "later": True}
     assert LogRecord.from_dict(later).text == "x"
+
+
+def test_messages(samples: Path) -> None:
+    lines = (samples / "messages.jsonl").read_text().splitlines()
+    for line in lines:
+        message = channel.decode(line.encode())
+        assert message is not None, line
+        # Nothing that the older release said is lost on the newer one.
+        assert json.loads(channel.encode(message)).items() >= json.loads(line).items()
+        assert channel.decode(json.dumps({**json.loads(line), "later": 1}).encode()) == message
+
+
+def test_journal(samples: Path, tmp_path: Path) -> None:
+    shutil.copy(samples / "journal.jsonl", tmp_path)
+    journal = Journal(tmp_path / "journal.jsonl", System())
+    assert journal.last_generation() == 1
+    assert [(entry["kind"], entry["outcome"]) for entry in journal.history(9)] == [("boot", "done")]
+    journal.write("start", pid=1)
+    assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["seq"] == 7
 
 
 def test_offsets(samples: Path, tmp_path: Path) -> None:

@@ -169,6 +169,9 @@ class Zygote:
 
     def _on_message(self, message: channel.Message) -> None:
         match message:
+            case channel.Greeting(protocol) if protocol < PROTOCOL:
+                # Ours is the newer release: by the rule of compatibility it understands the older messages.
+                print(f"instar: the supervisor speaks protocol {protocol}, this zygote {PROTOCOL}", file=sys.stderr)
             case channel.Commit():
                 if self.phase is Phase.BOOTING:
                     self.phase = Phase.SERVING

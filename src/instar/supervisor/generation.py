@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 
+from instar import PROTOCOL
 from instar.listeners.base import Slot
 from instar.runtime import channel
 from instar.runtime.scoreboard import Column, Drain, Scoreboard
@@ -142,6 +143,7 @@ class Generation:
         self._channel = channel.Channel(connection)
         self._loop.add_reader(self._pidfd, self._on_zygote_exit)
         self._loop.add_reader(connection, self._on_readable)
+        self.send(channel.Greeting(PROTOCOL))
 
     def send(self, message: channel.Message) -> bool:
         """Send to the zygote; False when it is gone."""
@@ -186,6 +188,11 @@ class Generation:
 
     def _handle(self, message: channel.Message, fds: list[int]) -> None:
         match message:
+            case channel.Hello(protocol) if protocol > PROTOCOL:
+                text = (
+                    f"the zygote speaks protocol {protocol}, this supervisor only {PROTOCOL}; install the newer instar"
+                )
+                self.failure = self.failure or Failure("protocol", text)
             case channel.Loaded():
                 self.loaded = message
                 for text in message.notes:

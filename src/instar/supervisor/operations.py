@@ -134,7 +134,7 @@ class Operations:
 
     def begin(self, kind: str, plan: Plan, options: Options, *, replaces: Generation | None = None) -> Report:
         """Start a handover. `replaces`: the generation whose place in the lineage the new one takes."""
-        report = Report(kind, self._log)
+        report = Report(kind, self._log, options.parts.listed())
         self.handover = Handover(self._registry, plan, options, report)
         self._registry.replaces, self._registry.unsettled = replaces, True
         self._tasks.spawn(self._carry_out(self.handover), kind)

@@ -73,6 +73,10 @@ class Parts:
     #: Only these pools; empty: all.
     pools: frozenset[str] = frozenset()
 
+    def listed(self) -> list[str]:
+        """Their names."""
+        return [name for name, wanted in (("web", self.web), ("handlers", self.handlers)) if wanted]
+
     def includes(self, pool: str) -> bool:
         """Whether the handlers of a pool belong to it."""
         return self.handlers and (not self.pools or pool in self.pools)

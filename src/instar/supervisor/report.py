@@ -14,8 +14,10 @@ from instar.supervisor.logstore import LogStore
 class Report:
     """Events of one operation, for any number of watchers, who may come late."""
 
-    def __init__(self, kind: str, log: LogStore) -> None:
+    def __init__(self, kind: str, log: LogStore, parts: Sequence[str] = ()) -> None:
+        """`parts`: what is renewed, `web` and `handlers`."""
         self.kind = kind
+        self.parts = list(parts)
         self.began = time.monotonic()
         #: {"stage", "state", "seconds"} of the stages that have ended.
         self.stages: list[dict[str, Any]] = []
@@ -70,6 +72,7 @@ class Report:
             "event": "result",
             "outcome": outcome,
             **numbers,
+            "parts": self.parts,
             "stages": self.stages,
             "error": error,
             "kept": list(kept),
