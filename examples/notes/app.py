@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import time
 import urllib.parse
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import reports
 from board import Board
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -58,7 +60,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 
 async def index(request: Request) -> Response:
     """The page; it works without JavaScript too."""
-    context = {"who": whoami(), "notes": request.app.state.store.newest(), "greeting": GREETING}
+    context = {"who": whoami(), "greeting": GREETING, **request.app.state.board.state()}
     return templates.TemplateResponse(request, "index.html", context)
 
 
@@ -72,8 +74,21 @@ async def add(request: Request) -> Response:
     fields = urllib.parse.parse_qs(body.decode(errors="replace"))
     text = fields.get("text", [""])[0].strip()[:280]
     if text:
-        request.app.state.store.add(text, int(whoami()["generation"]))
+        number = request.app.state.store.add(text, int(whoami()["generation"]))
+        with contextlib.suppress(instar.QueueError):  # no handlers, or too much for them: there is no report, then
+            instar.send("reports", str(number).encode())
     return RedirectResponse("/", status_code=303)
+
+
+async def order(request: Request) -> Response:
+    """Twenty reports on notes that are there already; how many the queue has taken."""
+    notes = request.app.state.store.newest()
+    taken = 0
+    with contextlib.suppress(instar.QueueError):
+        for note in random.choices(notes, k=20) if notes else []:  # noqa: S311 - no secret
+            instar.send("reports", str(note["id"]).encode())
+            taken += 1
+    return JSONResponse({"taken": taken})
 
 
 async def who(request: Request) -> Response:
@@ -101,7 +116,7 @@ async def events(request: Request) -> Response:
 
 
 async def live(websocket: WebSocket) -> None:
-    """The list of notes, sent again whenever it changes in any worker."""
+    """Notes, reports and handlers, sent again whenever a worker or a handler changes something."""
     await websocket.accept()
     board: Board = websocket.app.state.board
     # The page sends nothing: this ends when it goes away, or when instar ends the connection at a restart.
@@ -109,12 +124,17 @@ async def live(websocket: WebSocket) -> None:
     with contextlib.suppress(WebSocketDisconnect):
         async with board.subscription() as changes:
             while not gone.done():
-                await websocket.send_json({"who": whoami(), "notes": board.notes()})
+                await websocket.send_json({"who": whoami(), **board.state()})
                 changed = asyncio.create_task(changes.wait())
                 await asyncio.wait([gone, changed], return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
                 changes.clear()
     gone.cancel()
+
+
+def handler() -> None:
+    """What `[handlers.reports]` runs: in a process of its own, forked after this module was loaded."""
+    reports.work(DATABASE)
 
 
 async def health(request: Request) -> Response:
@@ -128,6 +148,7 @@ app = Starlette(
     routes=[
         Route("/", index),
         Route("/notes", add, methods=["POST"]),
+        Route("/reports", order, methods=["POST"]),
         Route("/whoami", who),
         Route("/slow", slow),
         Route("/events", events),

@@ -1,4 +1,4 @@
-"""Tells the open pages of this worker that the list of notes has changed, whichever worker changed it."""
+"""Tells the open pages of this worker that the database has changed, whichever worker or handler changed it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Board:
         self._store = store
         self._listeners: set[asyncio.Event] = set()
 
-    def notes(self) -> list[dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """What to show."""
-        return self._store.newest()
+        return {"notes": self._store.newest(), "reports": self._store.reports(), "terms": self._store.terms()}
 
     @contextlib.asynccontextmanager
     async def subscription(self) -> AsyncIterator[asyncio.Event]:

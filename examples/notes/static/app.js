@@ -80,13 +80,87 @@ function show(notes) {
   }
 }
 
+// --- handlers: who has which name ---
+
+function make(tag, text, className) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  if (className) element.className = className;
+  return element;
+}
+
+function away(history) {
+  if (history.length < 2) return "";
+  if (!history[1].until) return "taken over";
+  const milliseconds = Math.max(0, history[0].since - history[1].until) * 1000;
+  return `passed on in ${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
+}
+
+function showHandlers(terms) {
+  const names = Object.entries(terms);
+  if (!names.length) return;
+  $("handlers").replaceChildren(...names.map(([name, history]) => {
+    const [now] = history;
+    const tile = make("article", undefined, now.until ? "nobody" : "");
+    tile.style.setProperty("--g", hue(now.generation));
+    const head = make("header");
+    head.append(make("b", name), make("span", `epoch ${now.epoch} · g${now.generation}`));
+    const past = make("div", undefined, "terms");
+    for (const term of [...history].reverse()) {
+      const block = make("i");
+      block.style.setProperty("--g", hue(term.generation));
+      block.title = `epoch ${term.epoch}, generation ${term.generation}`;
+      past.append(block);
+    }
+    const task = make("p", now.until ? "nobody has this name now" : now.task ? `reads “${now.task}”` : "waits for work");
+    task.className = now.task ? "task busy" : "task";
+    const facts = [`${now.reports} reports`, away(history)].filter(Boolean);
+    tile.append(head, past, task, make("small", facts.join(" · ")));
+    return tile;
+  }));
+}
+
+// A small picture of a digest: five columns, the right ones mirrored.
+function picture(digest) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 5 5");
+  for (let i = 0; i < 15; i++) {
+    if (parseInt(digest[i], 16) % 2) continue;
+    for (const x of new Set([i % 3, 4 - (i % 3)])) {
+      const cell = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      cell.setAttribute("d", `M${x} ${Math.floor(i / 3)}h1v1h-1z`);
+      svg.append(cell);
+    }
+  }
+  return svg;
+}
+
+function showReports(reports) {
+  $("reports").replaceChildren(...reports.map((report) => {
+    const item = make("li");
+    item.style.setProperty("--g", hue(report.generation));
+    const text = make("span", report.text);
+    const words = `${report.words} ${report.words === 1 ? "word" : "words"}, longest “${report.longest.slice(0, 24)}”`;
+    text.append(make("small", words));
+    item.append(picture(report.digest), text, make("small", `${report.name} · epoch ${report.epoch} · g${report.generation}`, "by"));
+    return item;
+  }));
+}
+
+$("order").addEventListener("click", async () => {
+  const { taken } = await (await fetch("/reports", { method: "POST" })).json();
+  $("order").textContent = taken ? `Order 20 reports (${taken} sent)` : "Write a note first";
+});
+
 function connect(wait = 100) {
   const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
   socket.onmessage = (message) => {
-    const { who, notes } = JSON.parse(message.data);
+    const { who, notes, reports, terms } = JSON.parse(message.data);
     wait = 100;
     link("socket", true, who);
     show(notes);
+    showHandlers(terms);
+    showReports(reports);
   };
   // 1012: the generation that held this connection is going; the next one is there already.
   socket.onclose = (event) => {
