@@ -17,12 +17,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import blocked, memory, restart, throughput
+from bench import blocked, handover, memory, restart, throughput
 from bench.common import machine
 from bench.common.paths import ROOT
 from bench.common.report import Options, Report, measure, parser, print_json, say
 
-PROGRAMS = {"restart": restart.run, "throughput": throughput.run, "blocked": blocked.run, "memory": memory.run}
+PROGRAMS = {
+    "restart": restart.run,
+    "handover": handover.run,
+    "throughput": throughput.run,
+    "blocked": blocked.run,
+    "memory": memory.run,
+}
 
 
 def arguments() -> argparse.Namespace:
