@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Callable
 
 from instar import PROTOCOL
@@ -22,6 +23,7 @@ from instar.system import System
 
 #: After its own stop timeout a zygote gets so many seconds more before it is killed.
 ZYGOTE_MARGIN = 3.0
+_MOST_CRASHES = 20
 
 
 @dataclasses.dataclass
@@ -106,8 +108,8 @@ class Generation:
         self.handler_restarts: dict[str, int] = {}
         self.loaded: channel.Loaded | None = None
         self.failure: Failure | None = None
-        #: Unexpected ends of processes since the commit.
-        self.crashes: list[str] = []
+        #: Unexpected ends of processes since the commit, the last ones.
+        self.crashes: deque[str] = deque(maxlen=_MOST_CRASHES)
         self.committed = False
         self.kept_until: float | None = None
         self.changes = Changes()
