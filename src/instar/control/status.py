@@ -8,8 +8,9 @@ from typing import Any
 
 from instar import __version__
 from instar.runtime.scoreboard import Column
-from instar.supervisor.generation import Generation, WorkerView
+from instar.supervisor.generation import Generation
 from instar.supervisor.supervisor import Supervisor
+from instar.supervisor.views import WorkerView
 
 
 def status(supervisor: Supervisor) -> dict[str, Any]:

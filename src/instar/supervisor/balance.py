@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 from instar.runtime.scoreboard import Column
-from instar.supervisor.generation import Generation, WorkerView
+from instar.supervisor.generation import Generation
+from instar.supervisor.views import WorkerView
 
 #: A worker that was full, or whose event loop stood still, for so long gets no new connections until it recovers.
 SATURATED_AFTER = 0.5

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import ipaddress
-import math
 import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
@@ -15,6 +13,8 @@ from instar.config.hook import Hook
 from instar.errors import InstarError
 from instar.listeners.base import Canary
 from instar.runtime.scoreboard import Column, Drain
+from instar.supervisor import canary
+from instar.supervisor.canary import CanaryError
 from instar.supervisor.draining import Draining
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
@@ -30,7 +30,6 @@ from instar.supervisor.transitions import Event
 from instar.system import System
 
 _T = TypeVar("_T")
-_CANARY_LOOK_EVERY = 0.1
 
 
 class HandoverError(Exception):
@@ -113,7 +112,7 @@ class Handover:
                 self._cut_over()
             else:
                 self._commit()
-        except (HandoverError, HookError, ProbeError, InstarError, OSError) as error:
+        except (HandoverError, HookError, ProbeError, CanaryError, InstarError, OSError) as error:
             await self._give_up(str(error))
             return "rolled-back" if self.old else "failed"
         except Exception as error:
@@ -183,8 +182,8 @@ class Handover:
                     await task
 
     async def _try_canary(self) -> None:
-        canary, seconds = self._canary()
-        if self.old is None or canary is None:
+        trial = canary.trial(self.plan.config, self.options.canary, self.options.canary_seconds)
+        if self.old is None or trial is None:
             return
         assert self.new is not None  # noqa: S101 - booted
         with self.report.stage("canary") as stage:
@@ -192,42 +191,15 @@ class Handover:
             # Clients come: from now on a dead worker must be replaced, whatever is decided.
             self.new.commit()
             frontend = self.host.frontend
-            frontend.canary = canary
+            frontend.canary = trial.canary
             frontend.workers[self.new.slot] = tuple(self.new.ready_indexes())
             try:
                 frontend.apply()
-                await self._unless_aborted(self._watch_canary(self.new, seconds, stage.progress))
+                await self._unless_aborted(canary.watch(self.new, trial, stage.progress))
             finally:
                 frontend.canary = None
                 frontend.apply()
             stage.detail = f"{self.new.sum(Column.REQUESTS)} requests, {self.new.sum(Column.ERRORS)} errors"
-
-    def _canary(self) -> tuple[Canary | None, float]:
-        config = self.plan.config.restart.canary
-        seconds = config.duration if self.options.canary_seconds is None else self.options.canary_seconds
-        if self.options.canary:
-            return self.options.canary, seconds
-        if not config.active:
-            return None, seconds
-        networks = tuple(ipaddress.ip_network(str(network)) for network in config.networks)
-        return Canary(config.share, networks), seconds
-
-    async def _watch_canary(self, new: Generation, seconds: float, progress: Callable[[str], None]) -> None:
-        limits = self.plan.config.restart.canary
-        # Probes were counted neither as requests nor as errors.
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while loop.time() < end:
-            if new.crashes:
-                raise HandoverError(f"the canary crashed: {new.crashes[0]}")
-            requests, errors = new.sum(Column.REQUESTS), new.sum(Column.ERRORS)
-            if requests >= max(1, limits.min_requests) and errors > requests * limits.max_error_rate:
-                rate = f"{errors} of {requests} requests"
-                raise HandoverError(
-                    f"the canary answered {rate} with a server error (limit {limits.max_error_rate:.0%})"
-                )
-            progress(f"{requests} requests, {errors} errors, {max(0, math.ceil(end - loop.time()))} s left")
-            await asyncio.sleep(_CANARY_LOOK_EVERY)
 
     def _cut_over(self) -> None:
         """The switch. No await in here: it happens as one step."""

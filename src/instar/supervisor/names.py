@@ -16,8 +16,9 @@ from instar.errors import InstarError
 from instar.runtime import channel
 from instar.runtime.spec import HandlerSpec
 from instar.supervisor.changes import Changes
-from instar.supervisor.generation import Generation, HandlerView
+from instar.supervisor.generation import Generation
 from instar.supervisor.journal import Journal
+from instar.supervisor.views import HandlerView
 
 #: How long the successor of a name may take to report that it has it, once the holder is gone (seconds).
 _TAKE = 10.0

@@ -19,7 +19,6 @@ from instar.runtime.scoreboard import Column, Drain
 from instar.runtime.spec import HandlerSpec
 from instar.supervisor import handover as handover_module
 from instar.supervisor.changes import Changes
-from instar.supervisor.generation import Failure
 from instar.supervisor.handover import Handover, Options
 from instar.supervisor.hooks import HookError
 from instar.supervisor.logstore import LogStore
@@ -28,6 +27,7 @@ from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.probe import ProbeError
 from instar.supervisor.report import Report
 from instar.supervisor.transitions import Event, GenerationState, next_state
+from instar.supervisor.views import Failure
 from instar.system import System
 
 
