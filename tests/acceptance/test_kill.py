@@ -11,6 +11,7 @@ import pytest
 from harness.engines import ENGINES, Engine
 from harness.instance import Instance
 from harness.probe import ask
+from harness.processes import alive
 from harness.project import Project
 from harness.promise import breathe
 from harness.waiting import wait_for
@@ -204,3 +205,21 @@ class Held:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def test_killed_supervisor_leaves_a_generation_that_serves_on(project: Project, instance: Instance) -> None:
+    """Nothing adopts it yet: a new supervisor says who is still there, and starts when it has gone."""
+    instance.start()
+    zygote = instance.live()["pid"]
+    kill(instance.pid)
+    wait_for("the supervisor is dead", lambda: not alive(instance.pid))
+    assert ask(project.port) == 1
+    said = instance.command("run")
+    assert said.code == 1
+    assert f"generation 1 of a supervisor that died still serves; end it with `kill {zygote}`" in said.err
+    assert ask(project.port) == 1
+    os.kill(zygote, signal.SIGTERM)
+    wait_for("the old generation has gone", lambda: not alive(zygote))
+    instance.start()
+    # The numbers go on.
+    assert instance.live()["number"] == 2

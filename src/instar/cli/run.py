@@ -75,6 +75,7 @@ def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> in
 async def _serve(config: Config, reload: Any) -> int:
     from instar.control.server import ControlServer
     from instar.supervisor.frontend import Frontend
+    from instar.supervisor.leftovers import clear_leftovers
     from instar.supervisor.output import OutputFollower
     from instar.supervisor.plan import Credentials
     from instar.supervisor.registry import Outside
@@ -86,6 +87,7 @@ async def _serve(config: Config, reload: Any) -> int:
     who = Credentials.of(config)
     state.create(who.uid, who.gid)
     state.lock()
+    clear_leftovers(state)
     log = _open_log(config, state.log)
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
     for number in follower.generations():
