@@ -29,7 +29,7 @@ Headers = Annotated[
 
 
 class Health(Table):
-    """The probe. Every worker must answer it, through the public address."""
+    """The probe, through the public address: once for each worker; each with a socket of its own has to answer."""
 
     path: UrlPath = setting("/", "Path (and query) of the probe's GET request.", unit="URL path", example="/healthz")
     status: Status = setting(

@@ -76,10 +76,11 @@ class Web(Table):
     )
     command: Argv = setting(
         (),
-        "Program and arguments of the `command` engine. `{fd}` is replaced by the number of the listening socket "
-        "(LISTEN_FDS is set as well), `{python}` by the application's interpreter.",
+        "Program and arguments of the `command` engine. `{fd}` is replaced by the number of the first listening "
+        "socket, `{fds}` by those of all addresses; a command with neither is told by LISTEN_FDS (sd_listen_fds(3)). "
+        "`{python}` is the application's interpreter.",
         unit="list of words",
-        example=["hypercorn", "--bind", "fd://{fd}", "mysite:app"],
+        example=["hypercorn", "--workers", "0", "--bind", "fd://{fd}", "mysite:app"],
     )
     worker_class: Text = setting("", "Worker class of gunicorn. Empty: `gthread`, or `asgi` for ASGI.", unit="name")
     static: StaticMaps = setting(
@@ -106,8 +107,8 @@ class Web(Table):
     )
     trusted_proxies: Proxies = setting(
         (),
-        "Peers whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` headers are believed: addresses, "
-        "networks, `unix` for peers on UNIX sockets, `*` for everybody.",
+        "Peers whose `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded` headers are believed: addresses, networks, "
+        "`unix` for peers on UNIX sockets, `*` for everybody. They have to set or remove all of these.",
         unit="list of networks",
         example=["127.0.0.1", "10.0.0.0/8"],
     )
