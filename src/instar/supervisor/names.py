@@ -144,10 +144,15 @@ class Names:
             self._assign(name, to)
 
     async def give_back(self, names: Iterable[str], source: Generation, to: Generation) -> None:
-        """A rollback: names that passed, or were passing, to `source` return to fresh standbys of `to`."""
+        """A rollback: names that passed, or were passing, to `source` return to fresh standbys of `to`.
+
+        If its zygote is dead, they are its own again all the same: whoever replaces it takes them.
+        """
         for name in names:
             holder = to.holder(name)
-            if holder is None or not holder.releasing:
+            if name in self.paused or not to.zygote_alive:
+                self._assign(name, to)
+            elif holder is None or not holder.releasing:
                 self._assign(name, source if holder is None else to)
         await asyncio.gather(
             *(self._move(name, to) for name in names if self.owner.get(name) is source), return_exceptions=True
