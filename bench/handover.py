@@ -197,6 +197,8 @@ def double_dance(site: Site, result: Result, count: int) -> None:
     """B without mules ends A, the Emperor starts A again, which ends B."""
     server = site.server
     for _ in range(count):
+        # The Emperor punishes a zergling that has never answered a request with a pause before it starts it again.
+        server.answers(20)
         time.sleep(1.5)  # the running zergling has to have opened its next FIFO
         before, begun = site.boots(), time.monotonic()
         have = {name: site.count(name) for name in NAMES}
