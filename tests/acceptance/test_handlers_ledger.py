@@ -288,7 +288,6 @@ def test_a_stopped_holder_whose_lock_file_was_replaced_writes_nothing(instance: 
     assert stale_rows(ledger.store) == []
 
 
-@pytest.mark.xfail(reason="a generation of handlers only ends as soon as its names have moved on")
 def test_names_return_to_a_generation_that_has_only_handlers(instance: Instance, ledger: Ledger) -> None:
     instance.start()
     assert restart(instance, "handlers").get("outcome") == "done"
