@@ -50,8 +50,8 @@ def replace(document: Path, name: str, text: str) -> None:
 
 
 def machine_markdown(facts: dict[str, Any]) -> str:
-    """The machine, the versions and the command."""
-    command = shlex.join(["python", "-m", "bench.all", *sys.argv[1:]])
+    """The machine, the versions and the command, which makes every table (one alone with `--program`)."""
+    command = shlex.join(["python", "-m", "bench.all", *_without_program(sys.argv[1:])])
     versions = {**facts["versions"]["peers"], **facts["versions"]["instar"]}
     shown = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return (
@@ -59,6 +59,10 @@ def machine_markdown(facts: dict[str, Any]) -> str:
         f"{facts['cpus']} CPUs ({facts['cpu']}), {facts['memory_gb']} GB, Linux {facts['kernel']}, "
         f"Python {facts['python']}; {shown}."
     )
+
+
+def _without_program(words: list[str]) -> list[str]:
+    return [word for place, word in enumerate(words) if "--program" not in words[max(0, place - 1) : place + 1]]
 
 
 def report_markdown(report: Report) -> str:
