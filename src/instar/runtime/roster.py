@@ -94,7 +94,8 @@ class Roster:
         if post is None:
             return
         post.owned = successor
-        post.respawn_at = None
+        if not successor:
+            post.respawn_at = None
         for item in post.children:
             # If it has ended already, the holder leaves all the same and is replaced.
             if not successor or item is not post.successor:

@@ -43,7 +43,8 @@ class Names:
         self.owner: dict[str, Generation] = {}
         self.paused: set[str] = set()
         self.changes = Changes()
-        self._waiting: set[asyncio.Task[None]] = set()
+        #: By a name that its holder keeps: who waits for it, and the task that sees it pass.
+        self._followers: dict[str, tuple[Generation, asyncio.Task[None]]] = {}
         self._journal = journal
         self._log = log
 
@@ -81,19 +82,20 @@ class Names:
 
     async def _move(self, name: str, to: Generation) -> bool:
         """Pass one name on; False when its holder keeps it (`keep_name`)."""
-        source = self.owner.get(name)
         successor = await self._standby(name, to)
+        self._end_following(name, to)
+        source = self.owner.get(name)
         spec = next(item for item in to.plan.handler_specs() if item.name == name)
-        if source is not None and source is not to and (source.zygote_alive or source.holder(name)):
+        if source is not None and source is not to and (source.zygote_alive or _has_process(source, name)):
             held = next((item for item in source.plan.handler_specs() if item.name == name), spec)
             # The successor waits for the lock before the holder leaves it: the kernel passes it on at once.
             to.send(channel.ArmHandler(name))
             if not await self._release(name, source, held, successor=False):
-                return self._keep(name, to)
-        elif source is to and to.holder(name):
+                return self._keep(name, to, None)
+        elif source is to and (keeper := to.holder(name)):
             to.send(channel.ArmHandler(name))
             if not await self._release(name, to, spec, successor=True):
-                return self._keep(name, to)
+                return self._keep(name, to, keeper)
         else:
             to.send(channel.ArmHandler(name))
         self._assign(name, to)
@@ -128,16 +130,29 @@ class Names:
         self.owner[name] = to
         self.changes.notify()
 
-    def _keep(self, name: str, to: Generation) -> bool:
-        """The holder goes on; its successor stays armed and takes the name at once when the holder ends."""
+    def _keep(self, name: str, to: Generation, keeper: HandlerView | None) -> bool:
+        """The holder goes on; its successor stays armed and takes the name at once when the holder ends.
+
+        `keeper`: the holder, if it is one of the same generation.
+        """
         self._log(f"{name} keeps its name for now: it did not release it in its stop_timeout")
-        task = asyncio.create_task(self._follow_kept(name, to, to.holder(name)), name=f"kept {name}")
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        task = asyncio.create_task(self._follow_kept(name, to, keeper), name=f"kept {name}")
+        self._followers[name] = to, task
         return False
 
+    def _end_following(self, name: str, to: Generation) -> None:
+        """A name that was kept moves on elsewhere: whoever waits for it would have it first."""
+        waiting, task = self._followers.pop(name, (None, None))
+        if waiting is None or task is None:
+            return
+        if not task.cancel() or waiting in (to, self.owner.get(name)):
+            return
+        if waiting.holder(name) is not None:
+            self._assign(name, waiting)
+        else:
+            waiting.send(channel.ReleaseHandler(name, False))
+
     async def _follow_kept(self, name: str, to: Generation, keeper: HandlerView | None) -> None:
-        """`keeper`: who keeps it, if it is one of the same generation."""
         await to.changes.until(lambda: to.holder(name) not in (None, keeper) or to.gone())
         if to.holder(name) is not None:
             self._log(f"{name} has passed to generation {to.number}")
@@ -149,14 +164,24 @@ class Names:
         If its zygote is dead, they are its own again all the same: whoever replaces it takes them.
         """
         for name in names:
+            self._end_following(name, to)
             holder = to.holder(name)
             if name in self.paused or not to.zygote_alive:
                 self._assign(name, to)
-            elif holder is None or not holder.releasing:
-                self._assign(name, source if holder is None else to)
-        await asyncio.gather(
-            *(self._move(name, to) for name in names if self.owner.get(name) is source), return_exceptions=True
-        )
+            elif holder is None:
+                self._assign(name, source)
+            else:
+                self._assign(name, to)
+                # One that was asked to leave, and has kept the name until now, gets a successor of its own generation.
+                to.send(channel.ArmHandler(name))
+        returning = [name for name in names if self.owner.get(name) is source]
+        results = await asyncio.gather(*(self._move(name, to) for name in returning), return_exceptions=True)
+        for name, result in zip(returning, results, strict=True):
+            if isinstance(result, BaseException):
+                # Its zygote goes on trying.
+                self._log(f"{name} has yet to return to generation {to.number}: {result}")
+                self._assign(name, to)
+                to.send(channel.ArmHandler(name))
 
     async def _taken(self, name: str, to: Generation, successor: HandlerView) -> None:
         try:
@@ -247,6 +272,8 @@ class Names:
         self._journal.write("pause", name=name)
         if not await self._release(name, self.owner[name], spec, successor=False):
             self.paused.discard(name)
+            # It was asked to leave and does so one day: then somebody has to follow.
+            self.owner[name].send(channel.ArmHandler(name))
             return False
         return True
 
@@ -257,4 +284,16 @@ class Names:
         self.paused.discard(name)
         self._journal.write("resume", name=name)
         owner = self.owner.get(name, live)
-        return await self._move(name, owner if owner.zygote_alive else live)
+        to = owner if owner.zygote_alive else live
+        try:
+            return await self._move(name, to)
+        except InstarError:
+            # The zygote goes on trying.
+            self._assign(name, to)
+            to.send(channel.ArmHandler(name))
+            raise
+
+
+def _has_process(generation: Generation, name: str) -> bool:
+    """Whether a process of a name lives, holder or not: after the zygote's death nobody tells who has taken it."""
+    return any(view.name == name for view in generation.handlers.values())
