@@ -15,7 +15,7 @@ import functools
 from typing import TypeVar
 
 from instar.runtime.attach import Attachment, attach
-from instar.runtime.drain_asgi import DrainAsgi
+from instar.runtime.drain_asgi import AsgiApp, DrainAsgi, Receive, Scope, Send
 from instar.runtime.drain_wsgi import DrainWsgi
 
 App = TypeVar("App")
@@ -32,7 +32,15 @@ def wsgi(app: App) -> App | DrainWsgi:
     return app if found is None else DrainWsgi(app, found.state, found.probe)  # type: ignore[arg-type]
 
 
-def asgi(app: App) -> App | DrainAsgi:
+def asgi(app: App) -> App | AsgiApp:
     """The ASGI application with draining; unchanged outside instar."""
     found = _attachment()
-    return app if found is None else DrainAsgi(app, found.state, found.probe)  # type: ignore[arg-type]
+    if found is None:
+        return app
+    drained = DrainAsgi(app, found.state, found.probe)  # type: ignore[arg-type]
+
+    # Servers tell ASGI 3 from ASGI 2 by whether this is a coroutine function.
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await drained(scope, receive, send)
+
+    return application

@@ -82,8 +82,8 @@ class DrainAsgi:
         self._http2 = state.index(Column.HTTP2)
         self._long_lived = state.index(Column.LONG_LIVED)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection scope."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """One connection scope; the coroutine that serves it, without one more around it."""
         if not self._started:
             self._started = True
             self._watch.start()
@@ -91,13 +91,11 @@ class DrainAsgi:
         if kind == "http":
             for name, value in scope["headers"]:
                 if name == HEADER_BYTES:
-                    await self._probed(scope, receive, send, value)
-                    return
-            await self._http(scope, receive, send)
-        elif kind == "websocket":
-            await self._websocket(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+                    return self._probed(scope, receive, send, value)
+            return self._http(scope, receive, send)
+        if kind == "websocket":
+            return self._websocket(scope, receive, send)
+        return self._app(scope, receive, send)
 
     async def _probed(self, scope: Scope, receive: Receive, send: Send, nonce: bytes) -> None:
         scope = {**scope, "headers": [item for item in scope["headers"] if item[0] != HEADER_BYTES]}

@@ -67,7 +67,7 @@ class Zygote:
         self._watch_descriptors()
         self._crew.start()
         self._roster.start()
-        while self.phase is not Phase.STOPPING or len(self.nursery):
+        while self.phase is not Phase.STOPPING or len(self.nursery) or self._roster.busy:
             self._step()
         self.link.flush_all(1.0)
         return 1 if self._failed else 0

@@ -259,7 +259,7 @@ class Handover:
         """Those that had a holder before go back to it, through fresh standbys."""
         assert self.new is not None  # noqa: S101 - serving
         for owner in set(self._owners.values()):
-            if owner is not self.new and owner.zygote_alive:
+            if owner is not self.new:
                 mine = [name for name, before in self._owners.items() if before is owner]
                 await self.host.names.give_back(mine, self.new, owner)
 

@@ -249,12 +249,21 @@ class Names:
 
         await asyncio.gather(*(one(name) for name in gone))
 
+    def forget(self, generation: Generation) -> None:
+        """A generation has ended: names that nobody took over from it exist no more."""
+        for name in self.of(generation):
+            del self.owner[name]
+        self.changes.notify()
+
     async def renew(self, name: str, to: Generation) -> bool:
         """Pass a name to a fresh process of a generation; False when the holder keeps it. Raises InstarError."""
         if name not in self.owner:
             raise InstarError(f"cannot move {name}: there is no handler of that name; see `instar handlers list`")
         if name in self.paused:
             raise InstarError(f"cannot move {name}: it is paused; use `instar handlers resume {name}`")
+        if name in self._followers and not self._followers[name][1].done():
+            # Its holder keeps it, and a successor waits already: that is where it goes.
+            to = self._followers[name][0]
         if name not in to.names:
             raise InstarError(
                 f"cannot move {name}: generation {to.number} has no handler of that name; "

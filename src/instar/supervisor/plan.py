@@ -18,8 +18,6 @@ from instar.runtime.spec import GenerationSpec, HandlerSpec, ListenerSpec, Stati
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
 _WSGI_THREADS = 4
-#: Engines whose busy workers don't accept: from a socket of their own nobody else would.
-_ACCEPTS_IN_PYTHON = ("uvicorn", "gunicorn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +109,10 @@ class Plan:
     def one_socket(self) -> bool:
         """Whether all workers accept from one socket (`[web] sockets`)."""
         web = self.config.web
-        return web.sockets == "generation" or (web.sockets == "auto" and web.engine in _ACCEPTS_IN_PYTHON)
+        # A worker that accepts only when it has time leaves connections to the others, if they share a socket.
+        # granian and gunicorn's threads accept although all are busy.
+        waits = web.engine == "uvicorn" or (web.engine == "gunicorn" and web.worker_class == "sync")
+        return web.sockets == "generation" or (web.sockets == "auto" and waits)
 
     def environment(self) -> dict[str, str]:
         """Environment of the application's processes. Raises ConfigError when env_file can't be read."""

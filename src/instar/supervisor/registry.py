@@ -229,6 +229,7 @@ class Registry:
         if generation.parts.web and not self._slot_in_use(generation.slot):
             self.frontend.release(generation.slot)
         generation.close()
+        self.names.forget(generation)
         self.generations.pop(generation.number, None)
         self._outside.retire_output(generation.number)
 

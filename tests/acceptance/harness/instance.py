@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,10 @@ class Instance:
 
     # --- life ---
 
-    def start(self, limit: float = 40.0) -> Instance:
-        """Start, and wait until it serves."""
+    def start(self, limit: float = 40.0, program: Sequence[str] = (str(INSTAR),)) -> Instance:
+        """Start, and wait until it serves. `program`: what runs instar."""
         self.project.write()
-        argv = [str(INSTAR), "run", "-c", str(self.project.config_file)]
+        argv = [*program, "run", "-c", str(self.project.config_file)]
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
                 argv,
