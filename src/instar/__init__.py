@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.handlers.current import Handler, current_handler
     from instar.handlers.errors import Fenced, HandlerError, NotActiveError, NotAHandlerError
-    from instar.handlers.messages import QueueError, QueueFullError, UnknownQueueError, send
+    from instar.handlers.messages import MessageTooBigError, QueueError, QueueFullError, UnknownQueueError, send
     from instar.runtime.current import current_worker, post_fork
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Fenced",
     "Handler",
     "HandlerError",
+    "MessageTooBigError",
     "NotAHandlerError",
     "NotActiveError",
     "QueueError",
@@ -38,7 +39,7 @@ __all__ = [
 _HOMES = {
     "instar.handlers.current": ("Handler", "current_handler"),
     "instar.handlers.errors": ("Fenced", "HandlerError", "NotAHandlerError", "NotActiveError"),
-    "instar.handlers.messages": ("QueueError", "QueueFullError", "UnknownQueueError", "send"),
+    "instar.handlers.messages": ("MessageTooBigError", "QueueError", "QueueFullError", "UnknownQueueError", "send"),
     "instar.runtime.current": ("current_worker", "post_fork"),
 }
 

@@ -167,9 +167,10 @@ def _report(result: dict[str, Any], what: str) -> None:
             print(f"instar: {_kept([printable(str(name)) for name in result['kept']])}", file=sys.stderr)
         return
     sys.stdout.flush()
-    error = printable(str(result.get("error") or "no reason was given")).removeprefix("cannot ")
+    error = printable(str(result.get("error") or "no reason was given"))
+    verb = "roll back" if what == "rollback" else what
     if result.get("outcome") == "busy":
-        print(f"instar: cannot {what}: {error}", file=sys.stderr)
+        print(f"instar: {error}" if error.startswith("cannot ") else f"instar: cannot {verb}: {error}", file=sys.stderr)
         return
     tail = result.get("log_tail") or []
     if tail:
@@ -179,7 +180,10 @@ def _report(result: dict[str, Any], what: str) -> None:
     serving = result.get("serving", result.get("from"))
     survivor = f"; generation {serving} serves on" if result.get("outcome") == "rolled-back" and serving else ""
     to = f" to generation {generation}" if "handler" not in result and generation else ""
-    print(f"instar: cannot {what}{to}: {error}{survivor}", file=sys.stderr)
+    what, name = f"cannot {verb}{to}", result.get("handler")
+    # The supervisor's own sentence, if it says which handler it is about.
+    whole = name is not None and str(name) in error and error.startswith("cannot ")
+    print(f"instar: {error}" if whole else f"instar: {what}: {error}{survivor}", file=sys.stderr)
 
 
 def _now(result: dict[str, Any]) -> str:

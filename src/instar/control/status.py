@@ -122,6 +122,8 @@ def _handover(supervisor: Supervisor) -> dict[str, Any] | None:
         return None
     return {
         "kind": handover.report.kind,
+        "generation": handover.new.number if handover.new else None,
+        "stage": handover.report.current,
         "to": handover.new.number if handover.new else None,
         "from": handover.old.number if handover.old else None,
         "stages": handover.report.stages,

@@ -130,6 +130,8 @@ class ProcessGroup:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        #: Whether the kernel took a limit of the memory.
+        self.memory_limited = False
 
     @classmethod
     def create(cls, name: str, parent: Path | None = None) -> ProcessGroup | None:
@@ -161,6 +163,7 @@ class ProcessGroup:
             if value:
                 try:
                     (self.folder / file).write_text(value)
+                    self.memory_limited |= file == "memory.max"
                 except OSError as error:
                     problems.append(f"cannot set {file} of {self.folder.name}: {error.strerror}")
         return problems

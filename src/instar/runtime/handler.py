@@ -87,8 +87,8 @@ def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | No
     # A core dump would keep the name held while gigabytes are written.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if handler.memory_max and not group:
-        # Without a cgroup: private memory, of each process by itself (setrlimit(2), RLIMIT_DATA).
+    if handler.memory_max and not (group and group.memory_limited):
+        # Without the controller: private memory, of each process by itself (setrlimit(2), RLIMIT_DATA).
         resource.setrlimit(resource.RLIMIT_DATA, (handler.memory_max, handler.memory_max))
     os.environ.update(handler.env)
     # A warm handler may clean up; SIGTERM comes when it took too long to release.

@@ -91,6 +91,11 @@ class Frontend:
         """Whether the kernel picks the socket at every address."""
         return all(listener.mode is Mode.STEERED for listener in self.listeners.values())
 
+    @property
+    def can_share_out(self) -> bool:
+        """Whether some address can send a part of its clients to a generation: a canary needs that."""
+        return any(listener.mode is Mode.STEERED for listener in self.listeners.values())
+
     def prepare(self, slot: Slot, generation: int, plan: Plan) -> tuple[ListenerSpec, ...]:
         """Make a slot ready for a generation; returns what its zygote is told of the sockets."""
         self.planned[slot], self.one_socket[slot] = plan.workers, plan.one_socket

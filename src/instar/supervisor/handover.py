@@ -186,6 +186,8 @@ class Handover:
         if self.old is None or trial is None:
             return
         assert self.new is not None  # noqa: S101 - booted
+        if not self.host.frontend.can_share_out:
+            raise CanaryError("cannot run a canary: no address is steered by the kernel (see `instar status`); drop it")
         with self.report.stage("canary") as stage:
             self.host.journal.write("canary", generation=self.new.number)
             # Clients come: from now on a dead worker must be replaced, whatever is decided.

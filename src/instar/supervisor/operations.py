@@ -151,6 +151,10 @@ class Operations:
             self._registry.settle()
             if outcome != "done":
                 self._finish(report, outcome, new, old, handover.error, handover.tail, handover.kept)
+        if outcome == "failed" and new and self._registry.live is new:
+            # The first generation, which has none to go back to: it serves as it can.
+            self.config = handover.plan.config
+            await self._services.follow(handover.plan)
         if outcome == "done" and new:
             self.config = handover.plan.config
             await self._services.follow(handover.plan)

@@ -22,6 +22,8 @@ class Report:
         #: {"stage", "state", "seconds"} of the stages that have ended.
         self.stages: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None
+        #: The stage that began last.
+        self.current: str | None = None
         self._log = log
         self._events: list[dict[str, Any]] = []
         self._queues: set[asyncio.Queue[dict[str, Any]]] = set()
@@ -30,6 +32,7 @@ class Report:
     def stage(self, name: str) -> Iterator[Stage]:
         """Times a stage; an exception marks it failed and goes on."""
         stage = Stage(self, name)
+        self.current = name
         self._emit({"event": "stage", "stage": name, "state": "started", "seconds": 0.0})
         try:
             yield stage

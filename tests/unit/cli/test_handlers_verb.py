@@ -100,7 +100,7 @@ def test_a_change_that_fails_is_a_sentence(run: Any, fake: Any) -> None:
     fake.streams["/v1/handlers/x/restart"] = [{**ONE, "outcome": "failed", "error": error}]
     code, out, err = run("handlers", "restart", "x")
     assert (code, out) == (ExitCode.UNEXPECTED, "")
-    assert err == "instar: cannot restart x: boot: the fresh process ended before it was ready\n"
+    assert err == "instar: cannot restart x: cannot boot: the fresh process ended before it was ready\n"
 
 
 def test_an_unknown_handler(run: Any, fake: Any) -> None:

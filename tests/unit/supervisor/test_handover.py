@@ -105,6 +105,7 @@ class FakeFrontend:
         self.canary: Canary | None = None
         self.workers: dict[str, tuple[int, ...]] = {"a": (0,), "b": ()}
         self.gated = False
+        self.can_share_out = True
         self.error: OSError | None = None
 
     def verify(self, slot: str, generation: int) -> None: ...
@@ -540,3 +541,11 @@ async def test_names_that_no_pool_has_any_more_are_released(pooled: FakeHost, at
     pooled.names.owner["main.gone.1"] = pooled.old
     await attempt.run()
     assert "drop main.gone.1" in pooled.trace
+
+
+async def test_a_canary_that_no_client_can_reach_is_refused(host: FakeHost, attempt: Attempt) -> None:
+    attempt.options = CANARY
+    host.frontend.can_share_out = False
+    outcome, handover = await attempt.run()
+    assert outcome == "rolled-back" and "cannot run a canary" in (handover.error or "")
+    untouched(host)
