@@ -134,8 +134,10 @@ def test_a_rollback_shows_the_error_and_the_log_tail(run: Any, fake: Any) -> Non
         "last lines of generation 4:",
         "  Traceback (most recent call last):",
         "  ImportError: \\x1b[2Jno module",
-        "instar: cannot restart to generation 4: cannot boot: ImportError: no module named 'shop'; "
-        "generation 3 serves on",
+        (
+            "instar: cannot restart to generation 4: cannot boot: ImportError: no module named 'shop'; "
+            "generation 3 serves on"
+        ),
     ]
 
 
