@@ -42,7 +42,8 @@ def test_status_shows_handlers_and_queues(run: Any, fake: Any) -> None:
     code, out, err = run("status")
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()]
-    assert ["main.mail.1", "active", "3", "4720", "17", "4", "h", "0", "min", "0"] in rows
+    # Its age grows while the tests run.
+    assert any(row[:7] == ["main.mail.1", "active", "3", "4720", "17", "4", "h"] and row[-1] == "0" for row in rows)
     assert ["main.mail.2", "paused", "(since", "[yesterday])", "-", "-", "-", "-", "-"] in rows
     assert ["mail", "106.5", "kB", "426.0", "kB", "25%"] in rows
 
