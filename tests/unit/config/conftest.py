@@ -18,6 +18,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is the current one, with a state directory of its own."""
     folder = tmp_path / "project"
     folder.mkdir()
+    # A process stands in one folder; this one has seen folders of other tests, whose inode may be in use again.
+    monkeypatch.setattr("instar.config.here._names", {})
     monkeypatch.chdir(folder)
     monkeypatch.setenv("INSTAR_STATE_DIR", str(tmp_path / "state"))
     return folder

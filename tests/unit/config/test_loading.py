@@ -154,7 +154,6 @@ def test_a_swapped_link_is_followed_although_we_stand_in_the_old_release(
     link.symlink_to("r1")
     monkeypatch.chdir(link)
     monkeypatch.setenv("PWD", str(link))
-    monkeypatch.setattr("instar.config.here._names", {})
     first = load(None)
     assert (first.app.target, first.app.chdir, first.source) == ("m:r1", link, link / "instar.toml")
     link.unlink()
@@ -166,8 +165,6 @@ def test_a_swapped_link_is_followed_although_we_stand_in_the_old_release(
 
 
 def test_a_wrong_pwd_is_not_believed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A process stands in one folder; this one has seen folders of other tests, whose inode may be in use again.
-    monkeypatch.setattr("instar.config.here._names", {})
     monkeypatch.setenv("PWD", "/")
     assert load(None, target="m:a").app.chdir == project
 
