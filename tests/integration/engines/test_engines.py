@@ -192,6 +192,10 @@ def test_client_that_leaves_is_not_in_flight_for_ever(start, engine):
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.xfail(
+    strict=False,
+    reason="seen once with gunicorn-asgi on a loaded machine: two requests more than counted; race not found yet",
+)
 def test_quiesced_worker_accepts_nothing_and_idles(start, engine, kind, tmp_path):
     name, interface, cls = engine
     sock = harness.listen_unix(tmp_path / "shared.sock") if kind == "unix" else harness.listen_tcp()
