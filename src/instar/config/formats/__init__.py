@@ -1,0 +1,1 @@
+"""Readers of other servers' configuration files."""
