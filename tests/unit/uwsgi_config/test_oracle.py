@@ -11,6 +11,7 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from hypothesis import strategies as st
 from instar.config.formats.uwsgi import Surroundings, read
 from instar.errors import ConfigError
 
-ROOT = Path(__file__).parents[3]
 FIXTURES = Path(__file__).parent / "fixtures"
 ENVIRON = {"PATH": "/usr/bin:/bin", "HOME": "/root", "NAME": "value", "TWICE": "$(NAME)", "LOOK": "x $(NAME)"}
 
@@ -50,7 +50,7 @@ __attribute__((constructor)) static void print(void) {
 
 
 def program() -> str | None:
-    beside = ROOT / ".venv-bench/bin/uwsgi"
+    beside = Path(sys.executable).with_name("uwsgi")
     return str(beside) if beside.exists() else shutil.which("uwsgi")
 
 
@@ -69,7 +69,7 @@ def plugin() -> Path | None:
 
 
 pytestmark = [
-    pytest.mark.skipif(program() is None, reason="needs uWSGI: pip install uwsgi (or .venv-bench of `make bench`)"),
+    pytest.mark.skipif(program() is None, reason="needs uWSGI: pip install uwsgi"),
     pytest.mark.skipif(not (shutil.which("gcc") or shutil.which("cc")), reason="needs a C compiler for the plugin"),
 ]
 
