@@ -28,7 +28,7 @@ ORDER = [
     "cli",
 ]
 #: Loaded in the application's own processes, under its interpreter: standard library only.
-INSIDE = {"", "errors", "system", "handlers", "engines", "runtime", "middleware", "testing"}
+INSIDE = {"", "errors", "system", "handlers", "jobs", "engines", "runtime", "middleware", "testing"}
 #: What runtime and supervisor say to each other with; all that the supervisor may import from the runtime.
 SHARED = {"instar.runtime", "instar.runtime.channel", "instar.runtime.scoreboard", "instar.runtime.spec"}
 

@@ -1,0 +1,1 @@
+"""Durable jobs: commands and callables that are run once each, whatever is restarted meanwhile."""
