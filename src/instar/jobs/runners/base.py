@@ -6,8 +6,8 @@ promises, also when the manager is killed between any two of its steps, or stopp
 1. An attempt begins at most once, however often `start` is called for its key, by whomever.
 2. After `recover` has answered `NEVER`, the attempt never begins: a late `start` of a manager that was replaced
    does nothing.
-3. What is not known is not said. A runner that can't tell raises `UnavailableError`; "no answer" is neither an end nor a
-   failure.
+3. What is not known is not said. A runner that can't tell raises `UnavailableError`; "no answer" is neither an end
+   nor a failure.
 
 The manager in turn writes the attempt with its key down before it calls `start`, has one thread at a time call a
 runner about one key, and calls `recover` for every unfinished attempt that it finds when it takes its name.
