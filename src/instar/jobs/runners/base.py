@@ -65,7 +65,7 @@ class Phase(enum.StrEnum):
 class Assignment:
     """One attempt of one job, as a runner gets it. The same values for `start`, `recover` and `cancel`.
 
-    Times in seconds. Exactly one of `argv` and `callable` is set.
+    Times in seconds. Exactly one of `argv` and `target` is set.
     """
 
     #: Never used for another attempt: at most 100 of `A-Z a-z 0-9 . _ -`, beginning with a letter or digit. It is the
@@ -75,13 +75,14 @@ class Assignment:
     attempt: int
     #: Program and arguments; never passed through a shell.
     argv: tuple[str, ...] = ()
-    #: `module:function`, called with `arguments`.
-    callable: str = ""
-    #: JSON: an object is passed as keyword arguments, a list as positional ones.
-    arguments: Any = None
+    #: `module:function`, called as `function(*args, **kwargs)`.
+    target: str = ""
+    #: JSON values.
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: Added to the environment that the runner gives to jobs.
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    #: Working folder; empty: the attempt's own folder.
+    #: Working folder; empty: a fresh one in the attempt's folder (callables: the application's).
     cwd: str = ""
     #: Ends it after so long a run; 0: no limit.
     timeout: float = 0.0
@@ -93,8 +94,9 @@ class Assignment:
     title: str = ""
     #: From the last notice that was recorded; empty when none was. Only `recover`, `cancel` and `discard` see it.
     external_id: str = ""
-    #: Kernel's boot id (proc_sys_kernel(5), random/boot_id) when the attempt was written down; empty: unknown.
-    boot_id: str = ""
+    #: When the attempt was written down, seconds since the epoch. `recover` needs it: when the folder of all attempts
+    #: is younger (a reboot has emptied it), the absence of traces doesn't mean that nothing has begun.
+    dispatched_at: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +157,7 @@ class Runner(abc.ABC):
     durable: ClassVar[bool] = True
     #: Understands `Assignment.argv`.
     runs_commands: ClassVar[bool] = True
-    #: Understands `Assignment.callable`.
+    #: Understands `Assignment.target`.
     runs_callables: ClassVar[bool] = False
     #: How many threads may wait in its methods at a time.
     threads: ClassVar[int] = 1
