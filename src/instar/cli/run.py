@@ -147,13 +147,18 @@ def _open_log(config: Config, folder: Path) -> LogStore:
     return log
 
 
+def _shown(text: str, config: Config) -> str:
+    from instar.config import parse_address
+
+    address = parse_address(text)
+    if address.kind == "unix" or address.protocol != "http":
+        return text
+    return f"{'https' if config.web.tls_cert else 'http'}://{text}"
+
+
 def _announce(supervisor: Supervisor, generation: Generation) -> None:
     config = supervisor.config
-    scheme = "https" if config.web.tls_cert else "http"
-    binds = [
-        listener.address if bind.startswith("unix:") else f"{scheme}://{listener.address}"
-        for bind, listener in supervisor.registry.frontend.listeners.items()
-    ]
+    binds = [_shown(listener.address, config) for listener in supervisor.registry.frontend.listeners.values()]
     workers = "1 worker" if generation.plan.workers == 1 else f"{generation.plan.workers} workers"
     text = (
         f"serving {config.app.name} on {', '.join(binds)} "

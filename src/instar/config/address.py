@@ -1,4 +1,4 @@
-"""Bind addresses: `host:port`, `[ipv6]:port`, `unix:/path`."""
+"""Bind addresses: `host:port`, `[ipv6]:port`, `unix:/path`, and each of these behind `uwsgi:`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from instar.errors import ConfigError
 #: Longest path that fits a socket address with its final zero byte (unix(7)).
 MAX_UNIX_PATH = 107
 
+#: What is spoken at an address.
+Protocol = Literal["http", "uwsgi"]
+
+_UWSGI = "uwsgi:"
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -24,8 +28,14 @@ class Address:
     host: str = ""
     port: int = 0
     path: str = ""
+    protocol: Protocol = "http"
 
     def __str__(self) -> str:
+        return _UWSGI + self.location if self.protocol == "uwsgi" else self.location
+
+    @property
+    def location(self) -> str:
+        """Where it is, whatever is spoken there."""
         if self.kind == "unix":
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -35,12 +45,23 @@ class Address:
         """Whether it takes connections to every address of the host."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104 (a comparison, nothing is bound)
 
+    @property
+    def local(self) -> bool:
+        """Whether only this host can connect. A host name other than `localhost` counts as not local."""
+        if self.kind == "unix" or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def url(self, *, tls: bool = False) -> str:
         """What to type into a client: a wildcard becomes the loopback address."""
         if self.kind == "unix":
             return str(self)
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        return f"{'https' if tls else 'http'}://{dataclasses.replace(self, host=host)}"
+        there = dataclasses.replace(self, host=host)
+        return str(there) if self.protocol == "uwsgi" else f"{'https' if tls else 'http'}://{there}"
 
     def overlaps(self, other: Address) -> bool:
         """Whether the kernel refuses to bind both. `[::]` is dual stack, so it also covers IPv4."""
@@ -55,6 +76,8 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """The address that `text` names. Raises ConfigError that says how to write it instead."""
+    if text.startswith(_UWSGI):
+        return _parse_uwsgi(text)
     if text.startswith("unix:"):
         return _parse_unix(text)
     if "://" in text:
@@ -64,6 +87,15 @@ def parse_address(text: str) -> Address:
     if text.isdigit():
         raise _error(text, f'it has no host; write "127.0.0.1:{text}" or "[::]:{text}"')
     return _parse_tcp(text)
+
+
+def _parse_uwsgi(text: str) -> Address:
+    rest = text.removeprefix("uwsgi://" if text.startswith("uwsgi://") else _UWSGI)
+    if rest.isdigit():
+        raise _error(text, f'it has no host; write "uwsgi:127.0.0.1:{rest}"')
+    if rest.startswith(_UWSGI):
+        raise _error(text, f'it names its protocol twice; write "{rest}"')
+    return dataclasses.replace(parse_address(rest), protocol="uwsgi")
 
 
 def _parse_unix(text: str) -> Address:

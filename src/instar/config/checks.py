@@ -40,11 +40,24 @@ def _tls(config: Config) -> Iterator[str]:
 
 def _binds(config: Config) -> Iterator[str]:
     for first, second in combinations(config.web.addresses, 2):
-        if first == second and not (first.kind == "tcp" and first.port == 0):
-            yield f"[web] bind has {first} twice"
+        if first.location == second.location and not (first.kind == "tcp" and first.port == 0):
+            yield f"[web] bind has {first.location} twice"
         elif first.overlaps(second):
             wide, narrow = (first, second) if first.wildcard else (second, first)
             yield f"[web] bind has {narrow}, which {wide} already covers; leave one out"
+    yield from _uwsgi_binds(config)
+
+
+def _uwsgi_binds(config: Config) -> Iterator[str]:
+    binds = [address for address in config.web.addresses if address.protocol == "uwsgi"]
+    if binds and config.app.interface == "asgi" and config.web.engine != "command":
+        yield f"[web] bind has {binds[0]}: the uwsgi protocol can't carry ASGI; use an HTTP bind and proxy_pass"
+    for address in binds:
+        if not address.local and not config.web.uwsgi.allow:
+            yield (
+                f"[web] bind has {address}, which other hosts can reach, and a peer is believed in all it says of a "
+                "client; name the proxies in [web.uwsgi] allow, or listen on 127.0.0.1"
+            )
 
 
 def _canary(config: Config) -> Iterator[str]:

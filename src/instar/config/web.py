@@ -21,6 +21,7 @@ from instar.config.types import (
     Switch,
     Text,
 )
+from instar.config.uwsgi import Uwsgi
 
 
 def _static(value: object, info: ValidationInfo) -> dict[str, Path]:
@@ -59,7 +60,8 @@ class Web(Table):
 
     bind: Binds = setting(
         ("127.0.0.1:8000",),
-        "Addresses to listen on: `host:port`, `[ipv6]:port` (`[::]` takes IPv4 too), `unix:/path`. "
+        "Addresses to listen on: `host:port`, `[ipv6]:port` (`[::]` takes IPv4 too), `unix:/path`; with `uwsgi:` in "
+        "front, for proxies that speak the uwsgi protocol (`uwsgi_pass` of nginx; WSGI only). "
         "Addresses are added and removed by a restart.",
         unit="list of addresses",
         example=["0.0.0.0:8000", "unix:/run/mysite/web.sock"],
@@ -96,7 +98,10 @@ class Web(Table):
         unit="count",
     )
     tls_cert: OptionalPath = setting(
-        None, "Certificate chain (PEM). With it every TCP bind speaks TLS.", unit="path", example="/etc/ssl/mysite.pem"
+        None,
+        "Certificate chain (PEM). With it every TCP bind for HTTP speaks TLS.",
+        unit="path",
+        example="/etc/ssl/mysite.pem",
     )
     tls_key: OptionalPath = setting(None, "Private key of the certificate (PEM).", unit="path")
     tls_key_password_env: Text = setting(
@@ -157,6 +162,8 @@ class Web(Table):
         "0: the larger of `workers` and the number of CPUs.",
         unit="count",
     )
+
+    uwsgi: Uwsgi = setting(Uwsgi(), "The server behind `uwsgi:` binds.", unit="table")
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -22,6 +22,8 @@ class ListenSocket:
     family: Literal["tcp", "unix"]
     #: As in the configuration, for messages.
     address: str
+    #: What its clients speak. Engines get only HTTP sockets, unless they say otherwise.
+    protocol: Literal["http", "uwsgi"] = "http"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,10 @@ class EngineOptions:
     #: `command`: argv of a server; `{fd}` is replaced, LISTEN_FDS is set.
     command: tuple[str, ...] = ()
     log_level: str = "warning"
+    #: `[web.uwsgi]`, for sockets of that protocol: largest head in bytes, seconds, peers let in.
+    uwsgi_buffer_size: int = 65535
+    uwsgi_timeout: float = 4.0
+    uwsgi_allow: tuple[str, ...] = ()
 
 
 class Gate(Protocol):

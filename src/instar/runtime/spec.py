@@ -19,7 +19,7 @@ from instar.handlers.messages import QueueSpec
 class ListenerSpec:
     """The sockets of one bind address that a generation serves."""
 
-    #: As in the configuration: `127.0.0.1:8080`, `[::]:80`, `unix:/run/app.sock`.
+    #: As in the configuration: `127.0.0.1:8080`, `[::]:80`, `unix:/run/app.sock`, `uwsgi:127.0.0.1:3031`.
     address: str
     family: str
     #: Descriptors by row; worker `i` serves `fds[i % len(fds)]`.
@@ -27,6 +27,8 @@ class ListenerSpec:
     #: Every other descriptor of the listener (the other slot's). The zygote only holds them: an index of the
     #: reuseport group is lost when the last holder closes a socket.
     held: tuple[int, ...] = ()
+    #: What its clients speak: `http` or `uwsgi`.
+    protocol: str = "http"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,7 +56,12 @@ class WorkerProcess:
         self._gate_fd = gate_fd
         self.name = f"{spec.app_name}.{spec.slot}.{index + 1}"
         self.sockets = tuple(
-            ListenSocket(item.fds[index % len(item.fds)], "unix" if item.family == "unix" else "tcp", item.address)
+            ListenSocket(
+                item.fds[index % len(item.fds)],
+                "unix" if item.family == "unix" else "tcp",
+                item.address,
+                "uwsgi" if item.protocol == "uwsgi" else "http",
+            )
             for item in spec.listeners
         )
         self._drain = DrainState(board, row)

@@ -8,7 +8,8 @@ import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from instar.config import Config
+from instar.config import Address, Config, parse_address
+from instar.errors import ConfigError
 from instar.listeners import AddressLock, open_listener
 from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
 from instar.runtime.spec import ListenerSpec
@@ -60,15 +61,25 @@ class Frontend:
         return opened, [bind for bind in self.listeners if bind not in config.web.bind]
 
     def _open(self, bind: str, config: Config) -> None:
+        address = parse_address(bind)
         if not bind.endswith(":0"):
-            self._locks[bind] = AddressLock(self.lock_folder, bind)
+            self._refuse_other_protocol(bind, address)
+            self._locks[bind] = AddressLock(self.lock_folder, address.location)
         self.listeners[bind] = open_listener(
             bind,
             rows=socket_capacity(config),
             backlog=config.web.backlog,
-            mode=None if bind.startswith("unix:") else _MODES[config.web.steering],
+            mode=None if address.kind == "unix" else _MODES[config.web.steering],
             inherited=self.inherited,
         )
+
+    def _refuse_other_protocol(self, bind: str, address: Address) -> None:
+        for other in self.listeners:
+            if parse_address(other).location == address.location:
+                raise ConfigError(
+                    f"cannot change {other} to {bind} by a restart: its clients would speak the wrong protocol "
+                    "to one of the generations; use another address, or `instar stop` and `instar run`"
+                )
 
     def close(self, binds: Iterable[str]) -> None:
         """Close addresses."""
@@ -105,8 +116,8 @@ class Frontend:
             listener.prepare(slot, generation)
             own = tuple(sock.fileno() for sock in self.used(listener, slot))
             held = tuple(sock.fileno() for sock in listener.all_sockets() if sock.fileno() not in own)
-            family = "unix" if bind.startswith("unix:") else "tcp"
-            specs.append(ListenerSpec(bind, family, own, held))
+            address = parse_address(bind)
+            specs.append(ListenerSpec(bind, address.kind, own, held, address.protocol))
             if bind not in self._applied:
                 self.early[bind] = slot
         return tuple(specs)

@@ -134,6 +134,9 @@ class Plan:
             root_path=web.root_path,
             worker_class=web.worker_class or None,
             command=tuple(expand_command(tuple(web.command), self.python)),
+            uwsgi_buffer_size=web.uwsgi.buffer_size,
+            uwsgi_timeout=web.uwsgi.socket_timeout,
+            uwsgi_allow=tuple(map(str, web.uwsgi.allow)),
         )
 
     def handler_specs(self) -> tuple[HandlerSpec, ...]:

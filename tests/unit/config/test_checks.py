@@ -21,6 +21,9 @@ APP = "[app]\ntarget = 'm:a'\n"
         (APP + "[web]\nbind = ['h:1', 'h:1']", "[web] bind has h:1 twice"),
         (APP + "[web]\nbind = ['127.0.0.1:1', '[::]:1']", "127.0.0.1:1, which [::]:1 already covers"),
         (APP + "[web]\nbind = ['unix:a', 'unix:./a']", "twice"),
+        (APP + "[web]\nbind = ['uwsgi:unix:a', 'unix:a']", "twice"),
+        (APP + "[web]\nbind = 'uwsgi:[::]:3031'", "name the proxies in [web.uwsgi] allow"),
+        (APP + "interface = 'asgi'\n[web]\nbind = 'uwsgi:127.0.0.1:3031'", "can't carry ASGI"),
         ("[web]\nengine = 'command'", "needs [web] command"),
         (APP + "[web]\ncommand = ['x']", 'only used by engine "command"'),
         (APP + "[web]\nengine = 'uvicorn'\nhttp = '2'", 'http = "2" needs engine "granian"'),
@@ -47,6 +50,8 @@ def test_refused(errors: Errors, text: str, words: str) -> None:
         APP + "[web]\nbind = ['0.0.0.0:1', '[::1]:1']",
         APP + "[web]\ntls_cert = 'a'\ntls_key = 'b'",
         "[web]\nengine = 'command'\ncommand = ['x']",
+        APP + "[web]\nbind = ['127.0.0.1:0', 'uwsgi:127.0.0.1:0', 'uwsgi:unix:a']",
+        APP + "[web]\nbind = 'uwsgi:0.0.0.0:1'\nuwsgi.allow = '10.0.0.0/8'",
     ],
 )
 def test_accepted_without_a_word(read: Read, text: str) -> None:
