@@ -29,6 +29,8 @@ ORDER = [
 ]
 #: Loaded in the application's own processes, under its interpreter: standard library only.
 INSIDE = {"", "errors", "system", "handlers", "jobs", "engines", "runtime", "middleware", "testing"}
+#: The same, of a folder that otherwise runs in the supervisor.
+INSIDE_PREFIXES = ("instar.uwsgi.inside",)
 #: What runtime and supervisor say to each other with; all that the supervisor may import from the runtime.
 SHARED = {"instar.runtime", "instar.runtime.channel", "instar.runtime.scoreboard", "instar.runtime.spec"}
 
@@ -40,6 +42,11 @@ def folder_of(module: str) -> str:
     """`instar.cli.run` → `cli`; files of the top folder stand for themselves."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else ""
+
+
+def is_inside(module: str) -> bool:
+    """Whether a module is for the application's own processes. The packages above it hold nothing but a docstring."""
+    return folder_of(module) in INSIDE or module == "instar.uwsgi" or module.startswith(INSIDE_PREFIXES)
 
 
 def imports_of(path: Path, *, module_level: bool = False) -> Iterator[str]:
@@ -86,17 +93,17 @@ def test_direction(path: Path) -> None:
             assert name in SHARED, f"{here} must not import {name}: only what is shared with the runtime"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if folder_of(module_name(path)) in INSIDE], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if is_inside(module_name(path))], ids=str)
 def test_standard_library_only_inside_the_application(path: Path) -> None:
     for name in imports_of(path, module_level=True):
         if name.startswith("instar"):
-            assert folder_of(name) in INSIDE, f"{name} isn't for the application's process"
+            assert is_inside(name), f"{name} isn't for the application's process"
         else:
             assert name.partition(".")[0] in sys.stdlib_module_names, f"{name} isn't in the standard library"
 
 
 def test_inside_modules_really_load_without_site_packages() -> None:
-    names = [module_name(path) for path in FILES if folder_of(module_name(path)) in INSIDE]
+    names = [module_name(path) for path in FILES if is_inside(module_name(path))]
     # A bootstrap is a script: importing it would run it.
     names = [name for name in names if not name.endswith(("bootstrap", "__main__"))]
     program = f"import sys, importlib; sys.path.insert(0, {str(PACKAGE.parent)!r})\n"

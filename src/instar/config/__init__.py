@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from instar.config.address import Address, parse_address
 from instar.config.env_file import environment, read_env_file
+from instar.config.extension import Extension
 from instar.config.loading import DEFAULT_FILE, load
 from instar.config.model import Config
 from instar.config.python import expand_command, resolve_python
@@ -15,6 +16,7 @@ __all__ = [
     "DEFAULT_FILE",
     "Address",
     "Config",
+    "Extension",
     "Redactor",
     "environment",
     "expand_command",

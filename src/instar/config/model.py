@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PrivateAttr, model_validator
 
 from instar.config.app import App
+from instar.config.extension import Extension
 from instar.config.handlers import HandlerPool
 from instar.config.health import Health
 from instar.config.here import current_folder
@@ -56,6 +57,7 @@ class Config(Table):
 
     _source: Path | None = PrivateAttr(default=None)
     _state_dir: Path | None = PrivateAttr(default=None)
+    _extension: Extension | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,14 +81,26 @@ class Config(Table):
         """The state directory of this application (see `instar.config.state`)."""
         return self._state_dir or state_dir(self.app.name)
 
+    @property
+    def extension(self) -> Extension | None:
+        """What takes part in the application's processes besides itself; only translated configurations have one."""
+        return self._extension
+
+    def extended(self, extension: Extension) -> Config:
+        """The same with an extension."""
+        copy = self.model_copy()
+        copy._extension = extension
+        return copy
+
     def handler_names(self, pool: str) -> list[str]:
         """The names of a pool's handlers, in the order of their indexes. Raises KeyError."""
         app = self.app
         return list(self.handlers[pool].names(server_name=app.name, pool=pool, template=app.handler_name))
 
     def queue_names(self) -> list[str]:
-        """Everything that messages can be sent to: pools and handlers, each once."""
-        return list(dict.fromkeys(name for pool in self.handlers for name in (pool, *self.handler_names(pool))))
+        """Everything that messages can be sent to: pools and handlers, and what an extension adds, each once."""
+        names = [name for pool in self.handlers for name in (pool, *self.handler_names(pool))]
+        return list(dict.fromkeys((*names, *(self.extension.queues if self.extension else ()))))
 
     def warnings(self) -> tuple[str, ...]:
         """What is allowed and yet probably not meant, one sentence each."""

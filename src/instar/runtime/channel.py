@@ -114,6 +114,14 @@ class Note(Message):
 
 
 @dataclasses.dataclass(frozen=True)
+class Asked(Message):
+    """A process of the application asks for something: `reload`, `stop`. Only extensions let it."""
+
+    kind = "asked"
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
 class HandlerForked(Message):
     """A handler process was forked; carries its pidfd and the write ends of its arm and release pipes, so that a
     supervisor can command it, and it does not see the end of its zygote as a command."""

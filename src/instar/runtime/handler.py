@@ -21,7 +21,7 @@ from instar.handlers.current import install
 from instar.handlers.keeper import identity, run_keeper
 from instar.handlers.process import HandlerProcess
 from instar.handlers.tree import ProcessGroup
-from instar.runtime import current
+from instar.runtime import current, extension
 from instar.runtime.loader import Application, LoadError, explain, load
 from instar.runtime.output import redirect_output
 from instar.runtime.spec import GenerationSpec, HandlerSpec
@@ -94,15 +94,20 @@ def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | No
     # A warm handler may clean up; SIGTERM comes when it took too long to release.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     messages.install_queues({queue.name: queue.ends for queue in spec.queues}, handler.pool, handler.name)
+    if extending := extension.get():
+        extending.in_handler(handler)
     current.run_post_fork_hooks()
 
 
 def _work(spec: GenerationSpec, handler: HandlerSpec, app: Application | None, process: HandlerProcess) -> int:
     install(process)
     os.environ.update(identity(process))
-    if app is None and spec.target:
+    extending = extension.get()
+    if app is None and spec.target and (extending is None or extending.loads_in(handler)):
         # In a lazy generation each process imports for itself.
-        load(spec.target, factory=spec.factory, interface=spec.interface)
+        app = load(spec.target, factory=spec.factory, interface=spec.interface)
+        if extending:
+            extending.loaded(app)
     target = find(handler.target)
     if not handler.warm and not process.wait_active():
         return 0

@@ -62,6 +62,14 @@ class HandlerSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class ExtensionSpec:
+    """An `instar.runtime.extension.Extension`, as `module:class`, and what it is told."""
+
+    target: str
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerationSpec:
     """Everything a zygote needs. Times in seconds, sizes in bytes."""
 
@@ -120,6 +128,8 @@ class GenerationSpec:
     connection_fd: int = -1
     #: uid that may command the zygote, besides root.
     supervisor_uid: int = 0
+    #: Takes part in every process of the generation.
+    extension: ExtensionSpec | None = None
     protocol: int = PROTOCOL
 
     def to_json(self) -> str:
@@ -135,6 +145,8 @@ class GenerationSpec:
         raw["static"] = tuple(StaticMap(**_known(StaticMap, item)) for item in raw.get("static", ()))
         raw["handlers"] = tuple(HandlerSpec(**_tuples(_known(HandlerSpec, item))) for item in raw.get("handlers", ()))
         raw["queues"] = tuple(QueueSpec(**_known(QueueSpec, item)) for item in raw.get("queues", ()))
+        if raw.get("extension"):
+            raw["extension"] = ExtensionSpec(**_known(ExtensionSpec, raw["extension"]))
         return cls(**_tuples(raw))
 
 

@@ -17,7 +17,7 @@ from instar import engines
 from instar.engines.base import Interface, ListenSocket, ServeJob
 from instar.errors import InstarError
 from instar.handlers import messages
-from instar.runtime import attach, current, middleware
+from instar.runtime import attach, current, extension, middleware
 from instar.runtime.drain import DrainState
 from instar.runtime.gate import WorkerGate
 from instar.runtime.linger import Linger
@@ -69,10 +69,15 @@ class WorkerProcess:
 
     def run(self, app: Application | None) -> int:
         """Serve until SIGTERM; returns the exit code. A failure before readiness is told to the zygote."""
+        extending = extension.get()
         try:
             self._settle()
             if app is None and self._spec.target:
                 app = load(self._spec.target, factory=self._spec.factory, interface=self._spec.interface)
+                if extending:
+                    extending.loaded(app)
+            if extending:
+                extending.before_serving()
             code = self._serve(app)
             self._linger.release(LINGER)
         except SystemExit as error:
@@ -100,6 +105,8 @@ class WorkerProcess:
         current.set_worker(self.name, self._index + 1, self._spec.generation, self._drain)
         signal.signal(signal.SIGUSR1, lambda *_: self._linger.hold())
         signal.signal(signal.SIGUSR2, lambda *_: self._quiesce())
+        if extending := extension.get():
+            extending.in_worker(self._index + 1, self._row)
         current.run_post_fork_hooks()
 
     def _quiesce(self) -> None:
@@ -156,6 +163,7 @@ def leave(code: int, last: Callable[[], object] | None = None) -> NoReturn:
 
     `last` runs when none of the application's code is left to run.
     """
+    extension.run_at_exit()
     with contextlib.suppress(BaseException):
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from instar import PROTOCOL, engines
 from instar.errors import InstarError
-from instar.runtime import channel
+from instar.runtime import channel, extension
 from instar.runtime.crew import Crew
 from instar.runtime.link import Link
 from instar.runtime.loader import Application, ForkHazards, explain, load, prepare_path
@@ -88,6 +88,8 @@ class Zygote:
     def _load(self) -> None:
         spec, began = self.spec, self.system.monotonic()
         prepare_path(spec.chdir, spec.pythonpath)
+        extending = extension.install(spec, self.board, self.tell)
+        extending.before_load()
         notes = list(spec.lazy_notes)
         if spec.target and not spec.lazy:
             hazards = ForkHazards()
@@ -96,6 +98,7 @@ class Zygote:
             if found and spec.lazy is None:
                 self._become_lazy(found)
             notes += found
+            extending.loaded(self.app)
         if spec.workers:
             engines.get(spec.engine).preload(spec.options)
         gc.collect()
@@ -150,7 +153,9 @@ class Zygote:
                 event = json.loads(self._events.recv(65536))
             except BlockingIOError:
                 return
-            if "handler" in event:
+            if event["event"] == "ask":
+                self.link.send(channel.Asked(event["what"]), keep=False)
+            elif "handler" in event:
                 self._roster.on_event(event)
             else:
                 self._crew.on_event(event)

@@ -64,6 +64,8 @@ class Generation:
         self.committed = False
         self.kept_until: float | None = None
         self.changes = Changes()
+        #: Called when one of its processes asks for something (`reload`, `stop`).
+        self.on_asked: Callable[[str], None] = lambda _: None
         self.zygote_alive = False
         self.pid = 0
         self._system = system
@@ -172,6 +174,8 @@ class Generation:
                 self._on_handler_exited(message)
             case channel.Note(action, text):
                 self._note(self, action, text)
+            case channel.Asked(what):
+                self.on_asked(what)
             case _:
                 pass
 

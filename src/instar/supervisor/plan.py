@@ -13,7 +13,7 @@ from instar.config import Config, environment, expand_command, resolve_python
 from instar.engines.base import EngineOptions
 from instar.errors import ConfigError
 from instar.handlers.messages import QueueSpec
-from instar.runtime.spec import GenerationSpec, HandlerSpec, ListenerSpec, StaticMap
+from instar.runtime.spec import ExtensionSpec, GenerationSpec, HandlerSpec, ListenerSpec, StaticMap
 
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
@@ -187,7 +187,7 @@ class Plan:
     ) -> GenerationSpec:
         """The document for the zygote."""
         config = self.config
-        app, web = config.app, config.web
+        app, web, more = config.app, config.web, config.extension
         return GenerationSpec(
             generation=generation,
             app_name=app.name,
@@ -224,6 +224,7 @@ class Plan:
             probe_path=config.health.path if gated else "",
             fallbacks=fallback_packages(),
             supervisor_uid=os.getuid(),
+            extension=ExtensionSpec(more.target, more.data) if more else None,
         )
 
 

@@ -70,6 +70,8 @@ class Registry:
         self.next_number = journal.last_generation() + 1
         #: Called when a generation begins to serve.
         self.on_serving: Callable[[Generation], None] = lambda _: None
+        #: Called when a process of a generation asks for something (`reload`, `stop`).
+        self.on_asked: Callable[[Generation, str], None] = lambda _generation, _what: None
         self._outside = outside
         self._tasks = tasks
         self._drained = asyncio.Event()
@@ -93,6 +95,7 @@ class Registry:
             system=self.system,
             note=self._note,
         )
+        generation.on_asked = lambda what: self.on_asked(generation, what)
         self.generations[number] = generation
         return generation
 
