@@ -117,7 +117,7 @@ def _handler_name(config: Config, pool: str, name: str, owner: str | None) -> st
         return f"{where} would have several handlers with the name {name}; use {{index}} in the template of its names"
     if owner is not None:
         return f"{where} and [handlers.{owner}] would both have a handler {name}; use {{pool}} in their templates"
-    if name in config.handlers and (name != pool or config.handlers[pool].count > 1):
+    if name in config.handlers and (name != pool or len(config.handler_names(pool)) > 1):
         return f"{where} would have a handler with the name {name}, which is that of a pool"
     if re.fullmatch(rf"zygote|web\.\d+|{re.escape(config.app.name)}\.[ab]\.\d+", name):
         return f"{where} would have a handler with the name {name}, which instar gives to a process of its own"

@@ -92,6 +92,14 @@ Tags = Annotated[
 ]
 
 
+#: Whole names of handlers; what a name may be is checked with the others.
+HandlerNames = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(_one_or_more),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
 class HandlerPool(Table):
     """Processes that do background work. Each has a name, which one process at a time holds, also during a restart."""
 
@@ -161,6 +169,13 @@ class HandlerPool(Table):
         unit="template",
         example="{pool}{index0}",
     )
+    exact_names: HandlerNames = setting(
+        (),
+        "The names themselves, instead of `count` and a template: for a site whose stored jobs refer to names that no "
+        "template gives.",
+        unit="list of names",
+        example=["main.mule.3", "main.mule.7"],
+    )
 
     @property
     def warm(self) -> bool:
@@ -175,5 +190,8 @@ class HandlerPool(Table):
 
     def names(self, *, server_name: str, pool: str, template: str) -> Iterator[str]:
         """The names, in the order of their indexes; `template` is that of `[app]`."""
+        if self.exact_names:
+            yield from self.exact_names
+            return
         for index in range(1, self.count + 1):
             yield expand_name(self.name or template, server_name=server_name, pool=pool, index=index)

@@ -46,6 +46,21 @@ def load(
     return config
 
 
+def checked(raw: dict[str, Any], *, base: Path, name: str) -> Config:
+    """The configuration that `raw`, in the layout of `instar.toml`, describes: for readers of other formats.
+
+    Relative paths start from `base`; `name` is what the messages call it. Raises ConfigError.
+    """
+    try:
+        config = Config.model_validate(raw, context={"base": base})
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        raise ConfigError("\n".join(f"cannot use {name}: {sentence(detail, Config)}" for detail in details)) from None
+    if found := problems(config):
+        raise ConfigError("\n".join(f"cannot use {name}: {problem}" for problem in found))
+    return config
+
+
 def _find(path: Path | None, target: str | None) -> Path | None:
     if path is not None:
         return path

@@ -64,16 +64,42 @@ class Farm:
 
 
 @dataclasses.dataclass(frozen=True)
+class Application:
+    """How uWSGI's options name the application. `instar.uwsgi.inside.application` loads it from this, unless
+    `native`: then `[app] target` of the configuration says the same. Relative names start from `chdir`."""
+
+    #: `module: NAME:ATTRIBUTE`, whole: `x:app`, `x:make()`, `x`.
+    module: str = ""
+    #: `wsgi-file`.
+    file: str = ""
+    #: `callable`: default attribute of `module` and `file`; may end with `()`. Empty: `application`.
+    callable: str = ""
+    #: `mount: /PATH=TARGET` or `HOST|/PATH=TARGET`; the target is `x:app`, or a file that ends in .py or .wsgi.
+    mounts: tuple[tuple[str, str], ...] = ()
+    #: Take the mount point off PATH_INFO and put it into SCRIPT_NAME.
+    manage_script_name: bool = False
+    #: `import`: modules, or files, that are imported before the application.
+    imports: tuple[str, ...] = ()
+    #: Without a working application the instance doesn't start. False: it answers 500.
+    need_app: bool = True
+    #: Load it in each worker.
+    lazy: bool = False
+    native: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class ZergPool:
     """`zerg-pool: PATH:ADDRESS,ADDRESS`: hands out its listening sockets to whoever connects to `path`."""
 
     path: Path
+    #: As instar writes them: `0.0.0.0:4001`, `[::]:4001`, `unix:/path`.
     addresses: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Router:
-    """`http: ADDRESS` with `http-to: NODE`: HTTP in front of sockets that speak the uwsgi protocol."""
+    """`http: ADDRESS` with `http-to: NODE`: HTTP in front of sockets that speak the uwsgi protocol. Addresses as
+    instar writes them."""
 
     address: str
     nodes: tuple[str, ...]
@@ -84,7 +110,7 @@ class Touch:
     """Files whose change restarts something: `touch-reload` and its relatives."""
 
     path: Path
-    #: What happens, as a master FIFO letter (`r`, `c`, `w` …).
+    #: What happens: a master FIFO letter (`r`, `c`, `w`, `l`, `L`), `mules`, or an action of hooks: `exec:COMMAND`.
     action: str
 
 
@@ -95,8 +121,12 @@ class Instance:
     #: The ordered list, for `uwsgi.opt`.
     options: tuple[Option, ...]
     source: Path | None = None
-    #: The application; None for an instance without one (a pool, a router).
+    #: The application; None for an instance without one (a pool, a router, an Emperor). Its `web.bind` has the
+    #: instance's own sockets, none in a zergling that has all of them from pools.
     config: Config | None = None
+    application: Application | None = None
+    #: `emperor`: folders and patterns whose files are vassals.
+    emperor: tuple[str, ...] = ()
     #: Name that begins the handlers' names (`main`).
     server_name: str = "main"
     #: Slot n is `master-fifo` number n.
@@ -117,8 +147,12 @@ class Instance:
     die_on_term: bool = False
     #: Seconds that a graceful stop may take at most.
     mercy: float = 60.0
-    #: Permissions of UNIX sockets (`chmod-socket`).
-    socket_mode: int = 0o666
+    #: Permissions of UNIX sockets (`chmod-socket`); None: as the umask says.
+    socket_mode: int | None = None
+    #: `listen`: connections that may wait in a socket of the pool.
+    backlog: int = 100
+    #: `protocol`: what is spoken on sockets from a pool and on `socket` (`uwsgi` or `http`).
+    protocol: Literal["uwsgi", "http"] = "uwsgi"
     pidfiles: tuple[Path, ...] = ()
     #: Sentences for the person who starts it.
     warnings: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from instar.config.formats.uwsgi.values import is_true
+from instar.config.formats.uwsgi.values import integer, is_true
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,20 @@ class UwsgiConfig:
     def has(self, *keys: str) -> bool:
         """Whether it is there at all."""
         return self.last(*keys) is not None
+
+    def text(self, *keys: str, default: str = "") -> str:
+        """The value that counts, of an option that isn't a list."""
+        option = self.last(*keys)
+        return default if option is None else option.value
+
+    def texts(self, *keys: str) -> tuple[str, ...]:
+        """All values of a list."""
+        return tuple(option.value for option in self.all(*keys))
+
+    def number(self, *keys: str, default: int = 0) -> int:
+        """The value as uWSGI reads a number."""
+        option = self.last(*keys)
+        return default if option is None else integer(option.value)
 
     def without(self, keys: Iterable[str]) -> UwsgiConfig:
         """The same without some options."""

@@ -1,0 +1,31 @@
+"""Sections of the same files that aren't uWSGI's: the application's own, and instar's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from instar.config.formats.uwsgi import Surroundings, UwsgiConfig
+from instar.config.formats.uwsgi.parsed import Source
+from instar.config.formats.uwsgi.reader import SUFFIXES
+from instar.errors import ConfigError
+
+
+def other_section(config: UwsgiConfig, name: str, surroundings: Surroundings) -> dict[str, str]:
+    """The keys of a section, of all files that options come from; the first file that has a key counts."""
+    found: dict[str, str] = {}
+    for file in dict.fromkeys(option.place.file for option in config if option.place.file):
+        for key, value in _read(surroundings.cwd / file, name).items():
+            found.setdefault(key, value)
+    return found
+
+
+def _read(path: Path, name: str) -> dict[str, str]:
+    parser = SUFFIXES.get(path.suffix)
+    if parser is None:
+        return {}
+    try:
+        source = Source(path.read_text(encoding="utf-8"), name, True, lambda *_: None)
+        return {pair.key: pair.value for pair in parser(source)}
+    except (OSError, UnicodeDecodeError, ConfigError):
+        # It is not what was asked for; uWSGI's own section has been read.
+        return {}

@@ -1,0 +1,130 @@
+"""uWSGI's options as a configuration of instar, in the layout of `instar.toml`."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from instar.config.formats.uwsgi import Surroundings, UwsgiConfig
+from instar.uwsgi.model import Application, Mule
+
+#: What runs a mule inside the application's zygote.
+MULE_TARGET = "instar.uwsgi.inside.mule:run"
+#: uWSGI waits for ever; a large application needs more than a minute.
+BOOT_TIMEOUT = 300
+MERCY = 60
+
+HOME = ("virtualenv", "venv", "home", "pyhome")
+PYTHONPATH = ("pythonpath", "python-path", "pp", "early-pythonpath", "early-python-path")
+LOG_FILES = ("logto", "logto2", "daemonize", "daemonize2")
+
+
+def app(config: UwsgiConfig, surroundings: Surroundings, application: Application, base: Path) -> dict[str, Any]:
+    """`[app]` without name and target."""
+    result: dict[str, Any] = {
+        "interface": "wsgi",
+        "chdir": str(base),
+        "pythonpath": list(_pythonpath(config, surroundings, base)),
+        "env": dict(_environment(config)),
+        "lazy": True if application.lazy else "auto",
+    }
+    if home := config.text(*HOME):
+        result["python"] = str(base / home / "bin/python")
+    # Only root can change it; uWSGI leaves it out in silence otherwise.
+    if surroundings.uid == 0:
+        result |= {key: value for key, value in _user(config).items() if value}
+    return result
+
+
+def _user(config: UwsgiConfig) -> dict[str, str]:
+    return {
+        "user": config.text("uid", "immediate-uid"),
+        "group": config.text("gid", "immediate-gid"),
+    }
+
+
+def _pythonpath(config: UwsgiConfig, surroundings: Surroundings, base: Path) -> Iterator[str]:
+    for value in config.texts(*PYTHONPATH):
+        # Patterns are matched before chdir, the matches are used after it, as in uWSGI.
+        for item in sorted(glob.glob(value, root_dir=surroundings.cwd)) or [value]:  # noqa: PTH207
+            yield str(base / item)
+
+
+def _environment(config: UwsgiConfig) -> Iterator[tuple[str, str]]:
+    for value in config.texts("env", "ienv"):
+        name, equals, content = value.partition("=")
+        if equals:
+            yield name, content
+
+
+def web(config: UwsgiConfig, base: Path) -> dict[str, Any]:
+    """`[web]` without addresses."""
+    result: dict[str, Any] = {
+        "workers": max(config.number("processes", "workers", default=1), 1),
+        "threads": max(config.number("threads", default=1), 1),
+        "static": static(config, base),
+        "access_log": not config.flag("disable-logging"),
+        "max_requests": config.number("max-requests"),
+        "max_requests_jitter": config.number("max-requests-delta") if config.number("max-requests") else 0,
+        "request_timeout": config.number("harakiri"),
+    }
+    if megabytes := config.number("reload-on-rss", "evil-reload-on-rss"):
+        result["max_memory"] = megabytes << 20
+    if backlog := config.number("listen"):
+        result["backlog"] = backlog
+    return result
+
+
+def static(config: UwsgiConfig, base: Path) -> dict[str, str]:
+    """`[web.static]`. The first folder of a prefix counts."""
+    result: dict[str, str] = {}
+    for option in config.all("static-map", "static-map2", "check-static", "check-static-docroot"):
+        prefix, _, folder = option.value.partition("=")
+        if option.key == "check-static":
+            prefix, folder = "/", option.value
+        elif option.key == "static-map2":
+            # The file's path repeats the prefix.
+            folder = f"{folder}/{prefix.strip('/')}"
+        if folder:
+            result.setdefault("/" + prefix.strip("/"), str(base / folder))
+    return result
+
+
+def restart(config: UwsgiConfig) -> dict[str, Any]:
+    """`[restart]`."""
+    return {"boot_timeout": BOOT_TIMEOUT, "drain_timeout": float(drain(config))}
+
+
+def drain(config: UwsgiConfig) -> int:
+    """Seconds that old workers get to finish."""
+    return config.number("worker-reload-mercy", "reload-mercy", default=MERCY) or MERCY
+
+
+def handlers(config: UwsgiConfig, mules: tuple[Mule, ...]) -> dict[str, Any]:
+    """`[handlers]`: a pool for each farm, and one for the mules outside."""
+    mercy = config.number("mule-reload-mercy", default=MERCY) or MERCY
+    names: dict[str, list[str]] = {}
+    for mule in mules:
+        names.setdefault(mule.pool, []).append(mule.name)
+    return {
+        pool: {"target": MULE_TARGET, "handover": "cold", "stop_timeout": mercy, **_named(own)}
+        for pool, own in names.items()
+    }
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    prefix = names[0].rpartition(".")[0]
+    usual = [f"{prefix}.{index}" for index in range(1, len(names) + 1)]
+    return {"count": len(names)} | ({} if names == usual else {"exact_names": names})
+
+
+def log(config: UwsgiConfig, cwd: Path, base: Path) -> dict[str, Any]:
+    """`[log]`."""
+    option = config.last(*LOG_FILES)
+    loggers = [value.removeprefix("file:") for value in config.texts("logger") if value.startswith("file:")]
+    if option is not None:
+        # The others are opened before chdir.
+        return {"file": str((base if option.key == "logto2" else cwd) / option.value), "stdout": False}
+    return {"file": str(base / loggers[0]), "stdout": False} if loggers else {}
