@@ -103,6 +103,8 @@ class Router:
 
     address: str
     nodes: tuple[str, ...]
+    #: Seconds that a node may be silent (`http-timeout`).
+    timeout: float = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
