@@ -3,8 +3,9 @@
 They append to files, which outlive the supervisor, never to a pipe that dies with it.
 
 Layout below the root, which the application's user owns: `g<N>/<role>.out` for the processes of generation
-N, `services/<name>.out` for services. Each line is delivered once; after a crash of the supervisor the lines
-of the last moments may come twice, but none is lost: deliver, then save the offset, then free the space.
+N, `services/<name>.out` for services, `vassals/<file>.out` for an Emperor's vassals. Each line is delivered once;
+after a crash of the supervisor the lines of the last moments may come twice, but none is lost: deliver, then save the
+offset, then free the space.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ MAX_FILES = 1024
 
 _GENERATION = re.compile(r"g([1-9][0-9]{0,8})\Z")
 _OUTPUT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.out\Z")
+#: Folders of what belongs to no generation, and the first part of the roles of what is in them.
+_OTHERS = {"services": "service", "vassals": "vassal"}
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Sink = Callable[[LogRecord], None]
@@ -116,7 +119,7 @@ class OutputFollower:
             root_fd = os.open(self._root, _FOLDER)
             try:
                 for folder in os.listdir(root_fd):
-                    if folder == "services" or _GENERATION.match(folder):
+                    if folder in _OTHERS or _GENERATION.match(folder):
                         yield from self._scan_folder(folder, root_fd)
             finally:
                 os.close(root_fd)
@@ -169,7 +172,7 @@ class OutputFollower:
         if match := _GENERATION.match(folder):
             generation = int(match[1])
         else:
-            role = f"service.{role}"
+            role = f"{_OTHERS[folder]}.{role}"
         return lambda text: self._sink(LogRecord(time.time(), generation, role, text))
 
     def _save(self) -> None:

@@ -1,0 +1,159 @@
+"""The Emperor: looks at its directory, and gives each vassal its orders."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from instar.errors import ExitCode, InstarError
+from instar.supervisor.changes import Changes
+from instar.supervisor.logstore import LogStore
+from instar.system import System
+from instar.uwsgi.emperor.scan import Found, scan
+from instar.uwsgi.emperor.settings import EmperorSettings
+from instar.uwsgi.emperor.vassal import Surroundings, Vassal
+from instar.uwsgi.emperor.vassal_file import VassalFile, understand
+
+#: An editor that replaces a file takes it away for a moment (seconds).
+_SECOND_LOOK = 0.2
+
+
+class Emperor:
+    """Owner of the vassals. Everything runs in one event loop."""
+
+    def __init__(
+        self, settings: EmperorSettings, output: Path, system: System, log: LogStore, *, wrapper_is_uwsgi: bool
+    ) -> None:
+        self.settings = settings
+        self.vassals: dict[str, Vassal] = {}
+        self.log = log
+        self.pid = os.getpid()
+        self.started = system.time()
+        self.stopping = False
+        self.changes = Changes()
+        self._around = Surroundings(settings, output, system, self.changes, log.write)
+        self._wrapper_is_uwsgi = wrapper_is_uwsgi
+        self._now = False
+        self._wake = asyncio.Event()
+
+    async def serve(self) -> int:
+        """Run the vassals until told to stop; returns the exit code."""
+        self._handle_signals()
+        while not self.stopping:
+            await self._scan()
+            for vassal in self.vassals.values():
+                vassal.check_heartbeat()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self.settings.freq)
+            self._wake.clear()
+        await self._shut_down()
+        return ExitCode.DONE
+
+    def stop(self, *, now: bool = False) -> None:
+        """Begin to stop; a second call kills what is left."""
+        if self.stopping:
+            for vassal in self.vassals.values():
+                if vassal.process is not None:
+                    vassal.process.kill()
+        self.stopping = True
+        self._now = now
+        self._wake.set()
+
+    def rescan(self) -> None:
+        """Look at the directory now."""
+        self._wake.set()
+
+    # --- the directory ------------------------------------------------------------------------------
+
+    async def _scan(self) -> None:
+        try:
+            found = scan(self.settings)
+            if any(name not in found for name in self.vassals):
+                await asyncio.sleep(_SECOND_LOOK)
+                found = scan(self.settings)
+        except OSError as error:
+            # Nothing is stopped because a file system is away for a moment.
+            self.log.write(f"cannot read {self.settings.directory}: {error.strerror}; the vassals run on")
+            return
+        for name in [name for name in self.vassals if name not in found]:
+            self._remove(name)
+        for item in found.values():
+            self._take(item)
+
+    def _take(self, found: Found) -> None:
+        vassal = self.vassals.get(found.name)
+        if vassal is not None and vassal.file.found.stamp == found.stamp:
+            return
+        file = understand(found, self.settings, wrapper_is_uwsgi=self._wrapper_is_uwsgi)
+        if vassal is None:
+            self.vassals[found.name] = vassal = Vassal(file, self._around, self._blocker)
+            vassal.begin()
+        else:
+            self.log.write(f"vassal {found.name} was touched")
+            vassal.touched(file)
+
+    def _remove(self, name: str) -> None:
+        vassal = self.vassals.pop(name)
+        self.log.write(f"vassal {name} was removed; it stops")
+        self._around.tasks.spawn(vassal.stop(), f"stop {name}")
+
+    def _blocker(self, file: VassalFile) -> str:
+        """The pool that a vassal needs and that isn't ready, if it is one of ours."""
+        for vassal in self.vassals.values():
+            if not vassal.ready and set(vassal.file.pools) & set(file.zerg):
+                return f"{vassal.name} isn't ready"
+        return ""
+
+    # --- signals and the end ------------------------------------------------------------------------
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            loop.add_signal_handler(sig, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_all)
+        loop.add_signal_handler(signal.SIGURG, self._forgive_all)
+        loop.add_signal_handler(signal.SIGWINCH, self.rescan)
+
+    def _reload_all(self) -> None:
+        for vassal in self.vassals.values():
+            vassal.reload()
+
+    def _forgive_all(self) -> None:
+        for vassal in self.vassals.values():
+            vassal.throttle.forget()
+        self.changes.notify()
+
+    async def _shut_down(self) -> None:
+        """Zerglings before their pools: clients wait in the pool's queue to the last."""
+        self.log.write("the Emperor stops its vassals")
+        pools = [vassal for vassal in self.vassals.values() if vassal.file.pools]
+        others = [vassal for vassal in self.vassals.values() if not vassal.file.pools]
+        for group in (others, pools):
+            await asyncio.gather(*(vassal.stop(mercy=self.settings.mercy) for vassal in group))
+        await self._around.tasks.cancel()
+
+
+async def wrapper_is_uwsgi(wrapper: str) -> bool:
+    """Whether a wrapper is the real uWSGI, by what it answers to --version. Raises InstarError when it can't be run."""
+    if not wrapper:
+        return False
+    if shutil.which(wrapper) is None:
+        raise InstarError(f"cannot use emperor-wrapper {wrapper}: there is no such program")
+    process = await asyncio.create_subprocess_exec(
+        wrapper,
+        "--version",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), 20.0)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise InstarError(f"cannot use emperor-wrapper {wrapper}: it doesn't answer to --version") from None
+    return b"instar" not in output

@@ -1,0 +1,243 @@
+"""One vassal: kept running while its file is there, restarted when the file is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from instar.supervisor.changes import Changes
+from instar.supervisor.tasks import Tasks
+from instar.system import System, describe_status
+from instar.uwsgi.emperor.environment import environment
+from instar.uwsgi.emperor.link import Order
+from instar.uwsgi.emperor.process import VassalProcess, start
+from instar.uwsgi.emperor.settings import EmperorSettings
+from instar.uwsgi.emperor.throttle import Throttle
+from instar.uwsgi.emperor.vassal_file import Kind, VassalFile
+
+#: A vassal that ran so long was healthy, even if nobody sent it a request (seconds).
+HEALTHY_AFTER = 10.0
+#: Between two starts of a healthy vassal that ends (seconds): an immediate end must not become a busy loop.
+_PAUSE = 0.1
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+
+
+class State(enum.StrEnum):
+    """Where a vassal stands."""
+
+    #: For its pool, or for the end of the pause after a failure.
+    WAITING = "waiting"
+    STARTING = "starting"
+    #: It has spawned; a pool has nothing more to say.
+    READY = "ready"
+    #: Its workers accept.
+    SERVING = "serving"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    #: By command, until it is restarted or its file is touched.
+    STOPPED = "stopped"
+
+
+class Surroundings:
+    """What all vassals of an Emperor share."""
+
+    def __init__(
+        self, settings: EmperorSettings, output: Path, system: System, changes: Changes, log: Callable[[str], None]
+    ) -> None:
+        self.settings = settings
+        self.output = output
+        self.system = system
+        self.changes = changes
+        self.log = log
+        self.tasks = Tasks(log)
+
+
+class Vassal:
+    """Owner of its processes. `blocker` says what it has to wait for (empty: nothing)."""
+
+    def __init__(self, file: VassalFile, around: Surroundings, blocker: Callable[[VassalFile], str]) -> None:
+        self.file = file
+        self.process: VassalProcess | None = None
+        self.restarts = 0
+        self.first_run = self.last_run = 0.0
+        #: Why it waits or doesn't run, for people.
+        self.note = file.problem
+        self.throttle = Throttle(around.settings.throttle, around.settings.max_throttle)
+        self._around = around
+        self._blocker = blocker
+        self._wanted = True
+        self._restarting = False
+        self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return self.file.found.name
+
+    @property
+    def running(self) -> bool:
+        """Whether it has a process."""
+        return self.process is not None and self.process.alive
+
+    @property
+    def ready(self) -> bool:
+        """Whether those that need it may start."""
+        return self.running and self.process is not None and self.process.ready and not self.process.stopping
+
+    @property
+    def state(self) -> State:
+        """For people and for `instar status`."""
+        process = self.process
+        if process is None or not process.alive:
+            return State.WAITING if self._wanted else State.STOPPED
+        if process.stopping:
+            return State.STOPPING
+        if self._restarting:
+            return State.RESTARTING
+        if process.accepting:
+            return State.SERVING
+        return State.READY if process.ready else State.STARTING
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Keep it running from now on."""
+        self._wanted = True
+        if self._task is None or self._task.done():
+            self._task = self._around.tasks.spawn(self._keep_running(), f"vassal {self.name}")
+        self._around.changes.notify()
+
+    async def stop(self, *, graceful: bool | None = None, mercy: float | None = None) -> None:
+        """End it and keep it from starting; returns when it is gone."""
+        settings = self._around.settings
+        graceful = settings.graceful_shutdown if graceful is None else graceful
+        mercy = settings.curse_tolerance if mercy is None else mercy
+        self._wanted = False
+        self._around.changes.notify()
+        if self.process is not None and self.process.alive:
+            await self._end(self.process, graceful, mercy)
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    def touched(self, file: VassalFile) -> None:
+        """Its file changed: that restarts it, and ends whatever pause it is in."""
+        self.file = file
+        self.throttle.forget()
+        if self.running and self._wanted:
+            self.reload()
+        else:
+            self.begin()
+
+    def reload(self) -> None:
+        """The real uWSGI begins anew in place; instar's own hand over to a new generation."""
+        if self.process is None:
+            return
+        if self.file.kind is Kind.NATIVE:
+            self.process.signal(signal.SIGHUP)
+        elif self.process.order(Order.RELOAD):
+            if self.file.kind is Kind.UWSGI:
+                self.process.reset()
+        else:
+            self._around.log(f"cannot reload {self.name}: it doesn't listen to its Emperor")
+        self.restarts += 1
+
+    def check_heartbeat(self) -> None:
+        """SIGKILL for one that has stopped sending heartbeats, or closed its link and lives on."""
+        process, settings = self.process, self._around.settings
+        if process is None or not process.alive:
+            return
+        now = self._around.system.monotonic()
+        if process.heartbeat and now - process.heartbeat > settings.heartbeat:
+            self._around.log(f"vassal {self.name} sent no heartbeat for {settings.heartbeat:g} s and is killed")
+            process.heartbeat = 0.0
+            process.kill()
+        elif process.cursed and not process.stopping and now - process.cursed > settings.curse_tolerance:
+            self._around.log(f"vassal {self.name} has left its Emperor but lives on, and is killed")
+            process.kill()
+
+    async def _end(self, process: VassalProcess, graceful: bool, mercy: float) -> None:
+        order = Order.STOP_GRACEFULLY if graceful else Order.STOP
+        # SIGINT stops the real uWSGI whatever die-on-term says.
+        fallback = signal.SIGINT if self.file.kind is Kind.UWSGI else signal.SIGTERM
+        await process.end(order, fallback, mercy)
+
+    async def _keep_running(self) -> None:
+        while await self._leave_to_start():
+            await self._run_once()
+
+    async def _leave_to_start(self) -> bool:
+        """Wait until the pause after a failure is over and the pool is ready; False when it is to stop."""
+        system, changes = self._around.system, self._around.changes
+        while not self._free():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changes.until(self._free), self.throttle.remaining(system.monotonic()))
+        if self._wanted and (blocked := self._blocker(self.file)):
+            self.note = blocked
+            self._around.log(f"vassal {self.name} waits: {blocked}")
+            await changes.until(lambda: not self._wanted or not self._blocker(self.file))
+        return self._wanted
+
+    def _free(self) -> bool:
+        return not self._wanted or not self.throttle.remaining(self._around.system.monotonic())
+
+    async def _run_once(self) -> None:
+        system, log = self._around.system, self._around.log
+        self.note = ""
+        try:
+            process = self._start()
+        except OSError as error:
+            self._failed(f"cannot be started: {self.file.argv[0]}: {error.strerror}")
+            return
+        self.process = process
+        log(f"vassal {self.name} started (pid {process.pid})")
+        began = system.monotonic()
+        status = await process.wait()
+        healthy = process.loyal or system.monotonic() - began >= HEALTHY_AFTER
+        if not self._wanted:
+            self.note = ""
+            log(f"vassal {self.name} {describe_status(status)}")
+        elif healthy:
+            self.throttle.forget()
+            self.restarts += 1
+            log(f"vassal {self.name} {describe_status(status)}; it starts again")
+            await asyncio.sleep(_PAUSE)
+        else:
+            self.restarts += 1
+            self._failed(describe_status(status))
+
+    def _failed(self, why: str) -> None:
+        if not self._around.settings.no_blacklist:
+            self.throttle.failed(self._around.system.monotonic())
+        pause = self.throttle.remaining(self._around.system.monotonic())
+        self.note = f"it {why}; the next try is in {pause:.3g} s" if pause else f"it {why}"
+        self._around.log(f"vassal {self.name} {why}; it starts again in {pause:.3g} s")
+
+    def _start(self) -> VassalProcess:
+        around, system = self._around, self._around.system
+        self.last_run = system.time()
+        self.first_run = self.first_run or self.last_run
+        fd = system.open_append(around.output / f"{_plain(self.name)}.out")
+        try:
+            return start(
+                self.file.argv,
+                env=environment(os.environ, self.file),
+                cwd=str(around.settings.directory),
+                output=fd,
+                linked=self.file.kind is not Kind.NATIVE,
+                system=system,
+                changes=around.changes,
+            )
+        finally:
+            os.close(fd)
+
+
+def _plain(name: str) -> str:
+    """A name that the follower of the output takes."""
+    return "v" + re.sub(r"[^A-Za-z0-9._-]", "_", name)[:90] if not _PLAIN.match(name) else name
