@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import array
-import contextlib
 import ipaddress
-import json
-import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import web
 
 from instar.config.units import parse_duration
+from instar.control.answers import body_of, each, errors, number, peers, stream
 from instar.control.status import handlers, status
-from instar.errors import ConfigError, ExitCode, InstarError
+from instar.errors import ConfigError
 from instar.listeners.base import Canary
 from instar.supervisor.handover import Options
 from instar.supervisor.plan import Parts
@@ -23,8 +20,6 @@ from instar.supervisor.report import Report
 from instar.supervisor.statedir import listen_unix
 from instar.supervisor.supervisor import Supervisor
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_HTTP_STATUS = {ExitCode.USAGE: 400, ExitCode.BUSY: 409}
 _MOST_HISTORY = 1000
 
 
@@ -33,7 +28,7 @@ class ControlServer:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        app = web.Application(middlewares=[_errors, _peers])
+        app = web.Application(middlewares=[errors, peers])
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/v1/history", self._history)
         app.router.add_get("/v1/logs", self._logs)
@@ -58,28 +53,28 @@ class ControlServer:
         return web.json_response(status(self._supervisor))
 
     async def _history(self, request: web.Request) -> web.Response:
-        limit = min(_number(request, "limit", 50) or 0, _MOST_HISTORY)
+        limit = min(number(request, "limit", 50) or 0, _MOST_HISTORY)
         entries = self._supervisor.journal.history(limit)
         for entry in entries:
             del entry["op"]
         return web.json_response({"entries": entries})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        log, lines = self._supervisor.log, _number(request, "lines", 50) or 0
-        generation, role = _number(request, "generation", None), request.query.get("role")
+        log, lines = self._supervisor.log, number(request, "lines", 50) or 0
+        generation, role = number(request, "generation", None), request.query.get("role")
         if request.query.get("follow") == "1":
             records = log.follow(lines=lines, generation=generation, role=role)
-            return await _stream(request, (record.to_dict() async for record in records))
+            return await stream(request, (record.to_dict() async for record in records))
         found = log.tail(lines, generation=generation, role=role)
-        return await _stream(request, _each([record.to_dict() for record in found]))
+        return await stream(request, each([record.to_dict() for record in found]))
 
     async def _restart(self, request: web.Request) -> web.StreamResponse:
-        report = self._supervisor.operations.restart(_options(await _body(request)))
-        return await _stream(request, report.watch())
+        report = self._supervisor.operations.restart(_options(await body_of(request)))
+        return await stream(request, report.watch())
 
     async def _rollback(self, request: web.Request) -> web.StreamResponse:
         report = self._supervisor.operations.rollback()
-        return await _stream(request, report.watch())
+        return await stream(request, report.watch())
 
     async def _handler(self, request: web.Request) -> web.StreamResponse:
         supervisor, name = self._supervisor, request.match_info["name"]
@@ -92,7 +87,7 @@ class ControlServer:
                 report = supervisor.operations.resume_handler(name)
             case action:
                 report = supervisor.operations.renew_handler(name, to_live=action == "move")
-        return await _stream(request, self._with_handler(report, name))
+        return await stream(request, self._with_handler(report, name))
 
     async def _with_handler(self, report: Report, name: str) -> AsyncIterator[dict[str, Any]]:
         """The events, and in the result how the handler is afterwards."""
@@ -103,66 +98,9 @@ class ControlServer:
             yield event
 
     async def _stop(self, request: web.Request) -> web.Response:
-        body = await _body(request)
+        body = await body_of(request)
         self._supervisor.stop(now=bool(body.get("now")))
         return web.json_response({"ok": True})
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except InstarError as error:
-        code = _HTTP_STATUS.get(error.exit_code, 422)
-        return web.json_response({"error": str(error), "exit_code": int(error.exit_code)}, status=code)
-
-
-@web.middleware
-async def _peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """The socket's mode keeps others out; this does too, wherever the folder was moved."""
-    sock = request.transport.get_extra_info("socket") if request.transport else None
-    raw = array.array("i")
-    raw.frombytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12) if sock else b"\xff" * 12)
-    if raw[1] not in (0, os.geteuid()):
-        return web.json_response({"error": f"cannot obey uid {raw[1]}: it is not the supervisor's user"}, status=403)
-    return await handler(request)
-
-
-async def _stream(request: web.Request, items: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-    await response.prepare(request)
-    # A watcher that hangs up ends the stream, never what it watched.
-    with contextlib.suppress(ConnectionResetError):
-        async for item in items:
-            await response.write(json.dumps(item).encode() + b"\n")
-        await response.write_eof()
-    return response
-
-
-async def _each(items: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-    for item in items:
-        yield item
-
-
-async def _body(request: web.Request) -> dict[str, Any]:
-    if not request.can_read_body:
-        return {}
-    try:
-        body = await request.json()
-    except ValueError as error:
-        raise ConfigError(f"cannot read the request: {error}") from error
-    if not isinstance(body, dict):
-        raise ConfigError("cannot read the request: it is not an object")
-    return body
-
-
-def _number(request: web.Request, name: str, default: int | None) -> int | None:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not text.isdecimal():
-        raise ConfigError(f"cannot use {name}={text!r}: it must be a number")
-    return int(text)
 
 
 def _options(body: dict[str, Any]) -> Options:

@@ -1,0 +1,80 @@
+"""What every control socket does with a request, whoever answers: errors, peers, bodies, streams."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from instar.errors import ConfigError, ExitCode, InstarError
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_HTTP_STATUS = {ExitCode.USAGE: 400, ExitCode.BUSY: 409}
+
+
+@web.middleware
+async def errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Turns an InstarError into a status and an object with its sentence."""
+    try:
+        return await handler(request)
+    except InstarError as error:
+        code = _HTTP_STATUS.get(error.exit_code, 422)
+        return web.json_response({"error": str(error), "exit_code": int(error.exit_code)}, status=code)
+
+
+@web.middleware
+async def peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """The socket's mode keeps others out; this does too, wherever the folder was moved."""
+    sock = request.transport.get_extra_info("socket") if request.transport else None
+    raw = array.array("i")
+    raw.frombytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12) if sock else b"\xff" * 12)
+    if raw[1] not in (0, os.geteuid()):
+        return web.json_response({"error": f"cannot obey uid {raw[1]}: it is not the supervisor's user"}, status=403)
+    return await handler(request)
+
+
+async def stream(request: web.Request, items: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:
+    """Answer line by line (application/x-ndjson)."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    # A watcher that hangs up ends the stream, never what it watched.
+    with contextlib.suppress(ConnectionResetError):
+        async for item in items:
+            await response.write(json.dumps(item).encode() + b"\n")
+        await response.write_eof()
+    return response
+
+
+async def each(items: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    """A list for `stream`."""
+    for item in items:
+        yield item
+
+
+async def body_of(request: web.Request) -> dict[str, Any]:
+    """The object in the request; {} without a body. Raises ConfigError."""
+    if not request.can_read_body:
+        return {}
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise ConfigError(f"cannot read the request: {error}") from error
+    if not isinstance(body, dict):
+        raise ConfigError("cannot read the request: it is not an object")
+    return body
+
+
+def number(request: web.Request, name: str, default: int | None) -> int | None:
+    """A number of the query. Raises ConfigError."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise ConfigError(f"cannot use {name}={text!r}: it must be a number")
+    return int(text)
