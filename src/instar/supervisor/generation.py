@@ -57,6 +57,8 @@ class Generation:
         self.restarts = [0] * self.size
         #: The same for handlers, by name.
         self.handler_restarts: dict[str, int] = {}
+        #: How often a process of each name ended before it had the name.
+        self.handler_failures: dict[str, int] = {}
         self.loaded: channel.Loaded | None = None
         self.failure: Failure | None = None
         #: Unexpected ends of processes since the commit, the last ones.
@@ -199,6 +201,8 @@ class Generation:
             self._note(self, "handler_exited", message.reason + later)
         if self.committed and not message.expected:
             self.handler_restarts[message.name] = self.handler_restarts.get(message.name, 0) + 1
+            if view is None or not view.epoch:
+                self.handler_failures[message.name] = self.handler_failures.get(message.name, 0) + 1
             if message.status:
                 self.crashes.append(message.reason)
 
@@ -286,10 +290,14 @@ class Generation:
         """The process that holds a name, if it is one of ours."""
         return next((view for view in self.handlers.values() if view.name == name and view.epoch), None)
 
-    def standby(self, name: str) -> HandlerView | None:
-        """A process that has booted and waits for this name."""
-        views = [view for view in self.handlers.values() if view.name == name and view.waiting and not view.epoch]
-        return next((view for view in views if not view.releasing), None)
+    def holders(self, name: str) -> frozenset[int]:
+        """Pids of all that have held a name and still live: one that lost it may take a while to leave."""
+        return frozenset(view.pid for view in self.handlers.values() if view.name == name and view.epoch)
+
+    def standby(self, name: str, besides: frozenset[int]) -> HandlerView | None:
+        """A process other than `besides` that has booted for this name. An armed one may have it by now."""
+        views = [view for view in self.handlers.values() if view.name == name and view.waiting]
+        return next((view for view in views if not view.releasing and view.pid not in besides), None)
 
     async def stop_web(self, timeout: float) -> None:
         """End its web workers only: handlers that keep their names run on, and the zygote with them."""

@@ -82,7 +82,8 @@ class Names:
 
     async def _move(self, name: str, to: Generation) -> bool:
         """Pass one name on; False when its holder keeps it (`keep_name`)."""
-        successor = await self._standby(name, to)
+        before = to.holders(name)
+        successor = await self._standby(name, to, before)
         self._end_following(name, to)
         source = self.owner.get(name)
         spec = next(item for item in to.plan.handler_specs() if item.name == name)
@@ -90,25 +91,30 @@ class Names:
             held = next((item for item in source.plan.handler_specs() if item.name == name), spec)
             # The successor waits for the lock before the holder leaves it: the kernel passes it on at once.
             to.send(channel.ArmHandler(name))
-            if not await self._release(name, source, held, successor=False):
+            if not await self._release(name, source, held, successor=None):
                 return self._keep(name, to, None)
-        elif source is to and (keeper := to.holder(name)):
+        elif source is to and (keepers := [view for view in to.handlers.values() if view.pid in before]):
             to.send(channel.ArmHandler(name))
-            if not await self._release(name, to, spec, successor=True):
-                return self._keep(name, to, keeper)
+            if not await self._release(name, to, spec, successor=successor):
+                return self._keep(name, to, keepers[0])
         else:
             to.send(channel.ArmHandler(name))
         self._assign(name, to)
         await self._taken(name, to, successor)
         return True
 
-    async def _standby(self, name: str, to: Generation) -> HandlerView:
-        """A process that waits for the name, forked if there is none. Raises NameTakingError."""
-        ended, limit = to.handler_restarts.get(name, 0), to.plan.config.restart.boot_timeout
+    async def _standby(self, name: str, to: Generation, besides: frozenset[int]) -> HandlerView:
+        """A process that waits for the name, forked if there is none. Raises NameTakingError.
+
+        In the generation that owns the name it is armed from the start: when the holder ends meanwhile, it has the
+        name by the time that this is told of it.
+        """
+        # Of standbys alone: a holder that ends meanwhile only makes way.
+        ended, limit = to.handler_failures.get(name, 0), to.plan.config.restart.boot_timeout
 
         def decided() -> bool:
-            failed = not to.zygote_alive or to.handler_restarts.get(name, 0) > ended
-            return failed or to.standby(name) is not None
+            failed = not to.zygote_alive or to.handler_failures.get(name, 0) > ended
+            return failed or to.standby(name, besides) is not None
 
         if not to.send(channel.StartHandler(name)):
             raise NameTakingError(f"cannot move {name}: the zygote of generation {to.number} is dead")
@@ -119,7 +125,7 @@ class Names:
             raise NameTakingError(
                 f"{name} did not reach standby within {limit:g} s: does the target call wait_active()?"
             ) from None
-        if view := to.standby(name):
+        if view := to.standby(name, besides):
             return view
         raise NameTakingError(self._last_crash(name, to) or f"the zygote died before {name} was ready")
 
@@ -192,14 +198,19 @@ class Names:
         if to.holder(name) is None:
             raise NameTakingError(self._last_crash(name, to) or f"{name} ended before it had its name")
 
-    async def _release(self, name: str, source: Generation, spec: HandlerSpec, *, successor: bool) -> bool:
-        """Ask the holder to leave and wait for its end; False when it may keep the name and does."""
+    async def _release(
+        self, name: str, source: Generation, spec: HandlerSpec, *, successor: HandlerView | None
+    ) -> bool:
+        """Ask the holder to leave and wait for its end; False when it may keep the name and does.
+
+        `successor`: the process of the same generation that is to follow it.
+        """
         holders = [view for view in source.handlers.values() if view.name == name]
         if successor:
-            holders = [view for view in holders if view.epoch]
+            holders = [view for view in holders if view.epoch and view is not successor]
         for view in holders:
             view.releasing = True
-        if not source.send(channel.ReleaseHandler(name, successor)):
+        if not source.send(channel.ReleaseHandler(name, successor is not None)):
             return await self._release_orphans(source, holders, spec)
 
         def ended() -> bool:
@@ -243,7 +254,7 @@ class Names:
         async def one(name: str) -> None:
             owner = self.owner[name]
             spec = next(item for item in owner.plan.handler_specs() if item.name == name)
-            if await self._release(name, owner, spec, successor=False):
+            if await self._release(name, owner, spec, successor=None):
                 del self.owner[name]
                 self.changes.notify()
 
@@ -279,7 +290,7 @@ class Names:
             raise InstarError(f"cannot pause {name}: there is no handler of that name")
         self.paused.add(name)
         self._journal.write("pause", name=name)
-        if not await self._release(name, self.owner[name], spec, successor=False):
+        if not await self._release(name, self.owner[name], spec, successor=None):
             self.paused.discard(name)
             # It was asked to leave and does so one day: then somebody has to follow.
             self.owner[name].send(channel.ArmHandler(name))
