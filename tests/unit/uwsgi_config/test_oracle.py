@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instar.config.formats.uwsgi import Surroundings, read
+from instar.config.formats.uwsgi import Surroundings, read, read_command_line
 from instar.errors import ConfigError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -75,17 +75,24 @@ pytestmark = [
 
 
 def theirs(folder: Path, name: str, kind: str) -> list[tuple[str, str]] | None:
+    """What uWSGI reads from a file; None when it refuses."""
+    pairs = their_command_line(folder, [f"--{kind}", name], ENVIRON)
+    # The first is the file itself.
+    return None if pairs is None else pairs[1:]
+
+
+def their_command_line(folder: Path, arguments: list[str], environ: dict[str, str]) -> list[tuple[str, str]] | None:
     """What uWSGI reads; None when it refuses."""
-    command = [program() or "", f"--{kind}", name, "--plugin", str(plugin())]
+    command = [program() or "", *arguments, "--plugin", str(plugin())]
     done = subprocess.run(
-        command, cwd=folder, env=ENVIRON, capture_output=True, text=True, errors="replace", timeout=10
+        command, cwd=folder, env=environ, capture_output=True, text=True, errors="replace", timeout=10
     )
     if done.returncode:
         return None
     text = (done.stdout + done.stderr).split("[uwsgi]\n", 1)[1].split(";end of configuration")[0]
     pairs = [tuple(line.split(" = ", 1)) for line in text.splitlines() if line]
-    # The first is the file itself, the last the plugin.
-    return [(pair[0], pair[1]) for pair in pairs[1:-1]]  # type: ignore[misc]
+    # The last is the plugin.
+    return [(pair[0], pair[1]) for pair in pairs[:-1]]  # type: ignore[misc]
 
 
 def ours(folder: Path, name: str, kind: str) -> list[tuple[str, str]] | None:
@@ -246,3 +253,44 @@ def test_any_ini(folder: Path, lines: list[str]) -> None:
     # First values without references: uWSGI hangs where an option refers to itself. The end: else the plugin that
     # follows on the command line would belong to an open block.
     check(folder, "ini", "[uwsgi]\na = 3\nb = x\n" + "\n".join(lines) + "\nend =\n")
+
+
+COMMAND_LINES = {
+    "recipe": "--emperor vassals --emperor-wrapper /usr/bin/uwsgi",
+    "file": "--yaml other.yml --master",
+    "section": "--ini other.ini:more --processes=4",
+    "short": "-s :3031 -p4 -M -H venv -w a.b:c -t 30 -b 8192 -l100 -z 4 -d log -R 5 -L -T -i -m -S a=b",
+    "cluster": "-LMp4",
+    "optional": "-C -C660 --chmod-socket --chmod-socket=600 --mule --mule=x.py",
+    "abbreviated": "--harakiri-v --emperor-thr 3",
+    "ambiguous": "--emp 1",
+    "unknown": "--no-such-option",
+    "unknown-letter": "-%",
+    "missing": "--master --socket",
+    "unwanted": "--master=1",
+    "set": "--set server-name=blue --set-ph x=y --env A=%(x) --threads %(server-name)",
+    "blocks": "--if-exists one.py --threads 3 --endif --if-exists no --threads 4 --end-if",
+    "twice": "--socket a --socket b --static-map /a=b",
+}
+
+
+@pytest.mark.parametrize("name", COMMAND_LINES)
+def test_command_line(folder: Path, name: str) -> None:
+    arguments = COMMAND_LINES[name].split()
+    environ = {**ENVIRON, "UWSGI_HARAKIRI": "3", "UWSGI_MAX_REQUESTS": "a=b", "UWSGI_RELOADS": "0"}
+    expected = their_command_line(folder, arguments, environ)
+    try:
+        config = read_command_line(arguments, surroundings=Surroundings(environ=environ, cwd=folder))
+    except ConfigError:
+        assert expected is None
+        return
+    assert [(item.key, "true" if item.bare else item.value) for item in config] == expected
+
+
+def test_files_without_an_option_come_last(folder: Path) -> None:
+    # uWSGI reads them after the plugin that prints the list, so this is not compared.
+    around = Surroundings(environ={}, cwd=folder)
+    config = read_command_line(["other.ini", "--master", "[as ps shows it]"], surroundings=around)
+    assert [item.key for item in config] == ["master", "o", "endif", "p"]
+    assert config.source == folder / "other.ini"
+    assert [str(item.place) for item in config] == ["the command line", "other.ini:2", "other.ini:3", "other.ini:4"]

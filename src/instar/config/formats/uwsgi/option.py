@@ -34,6 +34,8 @@ class Option:
     place: Place = Place()
     raw: str = ""
     immediate: bool = False
+    #: Given on the command line without any value.
+    bare: bool = False
 
     @property
     def shown(self) -> str:

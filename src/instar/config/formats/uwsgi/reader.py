@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from instar.config.formats.uwsgi import ini, json, logic, passes, xml, yaml
-from instar.config.formats.uwsgi.known import is_known, nearest_name
+from instar.config.formats.uwsgi.known import is_immediate, is_known, nearest_name
 from instar.config.formats.uwsgi.magic import Magic
 from instar.config.formats.uwsgi.option import Note, Option, Place, UwsgiConfig
 from instar.config.formats.uwsgi.parsed import Pair, Source
@@ -97,18 +97,18 @@ class Reader:
         self._parse(parser, Source(text, section or _SECTION, section is not None, functools.partial(self.note, path)))
         self._active.pop()
 
-    def add(self, key: str, value: str, place: Place | None = None) -> None:
-        """Add one option; conditions, loops and includes act at once."""
+    def add(self, key: str, value: str, place: Place | None = None, *, bare: bool = False) -> None:
+        """Add one option; conditions, loops and includes act at once. `bare`: there is no value at all."""
         where = place or Place()
         if self._in_block:
-            self._append(key, value, where)
+            self._append(key, value, where, bare=bare)
             return
         if key in logic.ENDS:
             if self._block is None:
                 self._note(where, f"{key}: nothing is open here")
             self._block = None
         if self._block is None:
-            self._append(key, value, where)
+            self._append(key, value, where, bare=bare)
         else:
             self._repeat(self._block, key, value, where)
 
@@ -184,11 +184,11 @@ class Reader:
             self._append(key, item, place)
         self._in_block = False
 
-    def _append(self, key: str, value: str, place: Place, *, placeholder: bool = False) -> None:
+    def _append(self, key: str, value: str, place: Place, *, placeholder: bool = False, bare: bool = False) -> None:
         if len(self._options) >= _MOST_OPTIONS:
             raise _error(place, f"there are more than {_MOST_OPTIONS} options")
         index = len(self._options)
-        self._options.append(Option(key, value, place, value))
+        self._options.append(Option(key, value, place, value, bare=bare))
         self._world.options.setdefault(key, value)
         self._look_at(key, value, place)
         if placeholder or self._act(key, value, place):
@@ -207,7 +207,7 @@ class Reader:
             self._set(key, value, place)
         elif key in _PLUGINS:
             self._world.plugins |= {name.strip() for name in value.split(",")}
-        return key in _IMMEDIATE or key in logic.ENDS or logic.is_logic(key)
+        return is_immediate(key) or key in logic.ENDS or logic.is_logic(key)
 
     def _open(self, key: str, value: str, place: Place) -> None:
         if self._block is not None:
@@ -287,23 +287,3 @@ def _unknown(option: Option) -> str:
 
 def _error(place: Place, text: str) -> ConfigError:
     return ConfigError(f"cannot read {place}: {text}")
-
-
-def _immediate(groups: Iterable[Iterable[str]]) -> frozenset[str]:
-    return frozenset(name for group in groups for name in group)
-
-
-#: Options that uWSGI acts on while it reads: `$(…)` and the like aren't replaced in them.
-_IMMEDIATE = _immediate(
-    (
-        LOADERS,
-        _INCLUDES,
-        _PLACEHOLDERS,
-        _PLUGINS,
-        ("set", "strict", "fallback-config", "declare-option", "resolve", "blacklist", "end-blacklist", "whitelist"),
-        ("end-whitelist", "inject-before", "inject-after", "stop", "reload", "pause", "suspend", "resume", "listen"),
-        ("connect-and-read", "extract", "umask", "spooler-processes", "signal", "flock", "flock-wait", "flock2"),
-        ("flock-wait2", "immediate-uid", "immediate-gid", "command-mode", "pcre-jit", "early-envdir", "plugins-dir"),
-        ("plugin-dir", "autoload", "dlopen", "binary-append-data"),
-    )
-)
