@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from instar.config.address import parse_address
 from instar.config.formats.uwsgi import Surroundings, UwsgiConfig
+from instar.config.uwsgi import LARGEST_PACKET
 from instar.uwsgi.model import Application, Mule
 
 #: What runs a mule inside the application's zygote.
 MULE_TARGET = "instar.uwsgi.inside.mule:run"
 #: uWSGI waits for ever; a large application needs more than a minute.
 BOOT_TIMEOUT = 300
+#: uWSGI's defaults.
+BUFFER_SIZE = 4096
+SOCKET_TIMEOUT = 4
 MERCY = 60
 
 HOME = ("virtualenv", "venv", "home", "pyhome")
@@ -75,6 +80,24 @@ def web(config: UwsgiConfig, base: Path) -> dict[str, Any]:
     if backlog := config.number("listen"):
         result["backlog"] = backlog
     return result
+
+
+def uwsgi_server(config: UwsgiConfig, binds: list[str]) -> dict[str, Any]:
+    """`[web.uwsgi]`: limits as uWSGI has them."""
+    result: dict[str, Any] = {
+        "buffer_size": min(max(config.number("buffer-size", default=BUFFER_SIZE), 1), LARGEST_PACKET),
+        "socket_timeout": config.number("socket-timeout", default=SOCKET_TIMEOUT) or SOCKET_TIMEOUT,
+    }
+    if any(reaches_out(bind) for bind in binds):
+        # uWSGI believes everybody who can connect.
+        result["allow"] = ["*"]
+    return result
+
+
+def reaches_out(bind: str) -> bool:
+    """Whether other hosts can reach this `uwsgi:` address."""
+    address = parse_address(bind)
+    return address.protocol == "uwsgi" and not address.local
 
 
 def static(config: UwsgiConfig, base: Path) -> dict[str, str]:

@@ -109,6 +109,7 @@ def _configuration(
         "handlers": settings.handlers(config, mules),
         "log": settings.log(config, around.cwd, base),
     }
+    raw["web"]["uwsgi"] = settings.uwsgi_server(config, sockets.binds)
     if sockets.binds:
         raw["web"]["bind"] = sockets.binds
     if sockets.tls_cert:
