@@ -92,6 +92,10 @@ class Config(Table):
         copy._extension = extension
         return copy
 
+    def bound(self, binds: tuple[str, ...]) -> Config:
+        """The same on other addresses."""
+        return self.model_copy(update={"web": self.web.model_copy(update={"bind": binds})})
+
     def handler_names(self, pool: str) -> list[str]:
         """The names of a pool's handlers, in the order of their indexes. Raises KeyError."""
         app = self.app

@@ -7,6 +7,7 @@ the process, however it ends. Nothing here ever calls LOCK_UN: in a forked child
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import threading
@@ -129,6 +130,29 @@ def holders(path: Path) -> list[int]:
     except OSError:
         return []
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _has_lock(pid, inode)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """Who is recorded at a lock: pids that took it, and pids that are blocked in taking it."""
+
+    taken: frozenset[int]
+    waiting: frozenset[int]
+
+
+def contest(path: Path) -> Contest:
+    """A cheap look at a lock (proc_locks(5)). A taker may have died and left the lock to a child."""
+    taken: set[int] = set()
+    waiting: set[int] = set()
+    with contextlib.suppress(OSError):
+        inode = f":{path.stat().st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            blocked = words[1] == "->"
+            kind, _, _, pid, where = words[1 + blocked : 6 + blocked]
+            if kind == "FLOCK" and where.endswith(inode):
+                (waiting if blocked else taken).add(int(pid))
+    return Contest(frozenset(taken), frozenset(waiting))
 
 
 def _has_lock(pid: int, inode: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from instar.runtime.scoreboard import Column, Drain
+from instar.runtime.scoreboard import Column, Drain, State
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
 from instar.supervisor.outside import count_from_outside
@@ -27,6 +27,12 @@ class Draining:
         self._surveys: dict[int, int] = {}
         self._cut = asyncio.Event()
         self.abandoned = False
+        self._leaving = False
+
+    def stop_accepting(self) -> None:
+        """Nobody follows: new connections are left to others that hold the sockets, or are refused."""
+        self._leaving = True
+        self.generation.pause_accepting(gated=True)
 
     def begin(self) -> None:
         """Each response from now on closes its connection."""
@@ -76,6 +82,9 @@ class Draining:
         if not rows:
             return True
         quiet = all(self._row_quiet(row, elapsed) for row in rows)
+        if self._leaving:
+            # A signal may come late to a busy worker: until then it accepts.
+            return quiet and all(self.generation.board.get(row, Column.STATE) == State.STOPPING for row in rows)
         return quiet and self._frontend.backlog_empty(self.generation.slot)
 
     def _row_quiet(self, row: int, elapsed: float) -> bool:

@@ -12,6 +12,7 @@ from instar.config import Address, Config, parse_address
 from instar.errors import ConfigError
 from instar.listeners import AddressLock, open_listener
 from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
+from instar.listeners.systemd import is_bound_to
 from instar.runtime.spec import ListenerSpec
 from instar.supervisor.plan import Plan, socket_capacity
 
@@ -27,6 +28,8 @@ class Frontend:
     lock_folder: Path
     #: Listening sockets from the service manager, for the binds that name their addresses.
     inherited: Sequence[socket.socket] = ()
+    #: The inherited sockets belong to a zerg pool: other supervisors accept from them as well.
+    pooled: bool = False
     #: By bind, as in the configuration.
     listeners: dict[str, Listener] = dataclasses.field(default_factory=dict)
     live: Slot = "a"
@@ -62,14 +65,15 @@ class Frontend:
 
     def _open(self, bind: str, config: Config) -> None:
         address = parse_address(bind)
-        if not bind.endswith(":0"):
+        pooled = self.pooled and any(is_bound_to(sock, bind) for sock in self.inherited)
+        if not pooled and not bind.endswith(":0"):
             self._refuse_other_protocol(bind, address)
             self._locks[bind] = AddressLock(self.lock_folder, address.location)
         self.listeners[bind] = open_listener(
             bind,
             rows=socket_capacity(config),
             backlog=config.web.backlog,
-            mode=None if address.kind == "unix" else _MODES[config.web.steering],
+            mode=Mode.SHARED if pooled else None if address.kind == "unix" else _MODES[config.web.steering],
             inherited=self.inherited,
         )
 

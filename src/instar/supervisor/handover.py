@@ -70,6 +70,15 @@ class Host(Protocol):
     async def discard(self, generation: Generation, event: Event) -> None:
         """End a generation that is not going to serve (any more)."""
 
+    async def booting(self, plan: Plan) -> None:
+        """A generation is about to boot. Raises HookError."""
+
+    def has_accepting(self) -> bool:
+        """Whether `accepting` does anything."""
+
+    async def accepting(self, generation: Generation) -> None:
+        """New connections have begun to go to a generation. Raises HookError."""
+
     def became_live(self, generation: Generation, draining: Draining | None) -> None:
         """New connections go to this generation; `draining` is the one that served before."""
 
@@ -121,6 +130,7 @@ class Handover:
             await self._give_up(f"unexpected {type(error).__name__}: {error}")
             return "failed"
         try:
+            await self._tell_accepting()
             await self._move_names()
             await self._settle()
         except (HandoverError, HookError, NameTakingError) as error:
@@ -154,6 +164,7 @@ class Handover:
             ) from None
 
     async def _boot(self, progress: Callable[[str], None]) -> None:
+        await self._unless_aborted(self.host.booting(self.plan))
         self.new = new = self.host.launch(self.plan, self.options.parts)
         nice = self.plan.config.restart.boot_nice if self.old else 0
         lowered = lower_priority(new, nice, self.host.system)
@@ -238,6 +249,13 @@ class Handover:
         self.new.move(Event.CUT_OVER)
         self.host.serves_names(self.new)
 
+    async def _tell_accepting(self) -> None:
+        """Whoever wants to act on it does so before the names move: it may be what makes their holders leave."""
+        assert self.new is not None  # noqa: S101 - serving
+        if self.options.parts.web and self.host.has_accepting():
+            with self.report.stage("accepting"):
+                await self._unless_aborted(self.host.accepting(self.new))
+
     async def _move_names(self) -> None:
         """Handlers: each name passes to its standby. Not to be aborted half-way; it takes as long as they may."""
         assert self.new is not None  # noqa: S101 - serving
@@ -253,6 +271,8 @@ class Handover:
             stage.detail = f"{len(moved.taken)} of {len(new.names)} names moved"
             if moved.kept:
                 stage.detail += f"; kept by the old code: {', '.join(moved.kept)}"
+            if names.waiting:
+                stage.detail += f"; another supervisor still holds {', '.join(sorted(names.waiting))}"
 
     def _configured(self) -> set[str]:
         return {item.name for item in self.plan.handler_specs()}

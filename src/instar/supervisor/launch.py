@@ -35,13 +35,17 @@ def launch(
     frontend: Frontend,
     queues: Queues,
     state: StateDir,
+    handler_dir: Path | None = None,
     system: System,
     note: Callable[[Generation, str, str], None],
 ) -> Generation:
-    """Start the zygote; the generation is booting when this returns. Raises InstarError, OSError."""
+    """Start the zygote; the generation is booting when this returns. Raises InstarError, OSError.
+
+    `handler_dir`: folder of the lock files, if it is not the one in the state directory.
+    """
     generation = Generation(number, slot, plan, parts, system, note)
     who = plan.credentials
-    handler_dir = state.handlers(who.uid, who.gid)
+    handler_dir = handler_dir or state.handlers(who.uid, who.gid)
     output = state.generation_output(number, who.uid, who.gid)
     path = control_path(state, number)
     with contextlib.ExitStack() as stack:

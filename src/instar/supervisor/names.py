@@ -11,8 +11,10 @@ import contextlib
 import dataclasses
 import signal
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from instar.errors import InstarError
+from instar.handlers.lock import Contest, contest
 from instar.runtime import channel
 from instar.runtime.spec import HandlerSpec
 from instar.supervisor.changes import Changes
@@ -22,6 +24,10 @@ from instar.supervisor.views import HandlerView
 
 #: How long the successor of a name may take to report that it has it, once the holder is gone (seconds).
 _TAKE = 10.0
+#: How long another supervisor that holds a name is given before it counts as one that goes on (seconds).
+_ELSEWHERE = 1.0
+#: Seconds between two looks at whether another supervisor waits for a name.
+_LOOK_EVERY = 0.02
 
 
 class NameTakingError(InstarError):
@@ -39,10 +45,15 @@ class Moved:
 class Names:
     """Owner of the table: by name, the generation whose process holds it or is to hold it."""
 
-    def __init__(self, journal: Journal, log: Callable[[str], None]) -> None:
+    def __init__(self, journal: Journal, log: Callable[[str], None], shared: Path | None = None) -> None:
+        """`shared`: folder of the lock files, when other supervisors hold names in it as well."""
         self.owner: dict[str, Generation] = {}
         self.paused: set[str] = set()
         self.changes = Changes()
+        #: Names that another supervisor holds; ours are taken when it lets them go.
+        self.waiting: set[str] = set()
+        self._shared = shared
+        self._tasks: set[asyncio.Task[None]] = set()
         #: By a name that its holder keeps: who waits for it, and the task that sees it pass.
         self._followers: dict[str, tuple[Generation, asyncio.Task[None]]] = {}
         self._journal = journal
@@ -190,6 +201,9 @@ class Names:
                 to.send(channel.ArmHandler(name))
 
     async def _taken(self, name: str, to: Generation, successor: HandlerView) -> None:
+        if await self._held_elsewhere(name, to, successor):
+            self._wait_for_others(name, to)
+            return
         try:
             async with asyncio.timeout(_TAKE):
                 await to.changes.until(lambda: to.holder(name) is not None or successor.pid not in to.handlers)
@@ -197,6 +211,50 @@ class Names:
             raise NameTakingError(f"{name} was not taken within {_TAKE:g} s by generation {to.number}") from None
         if to.holder(name) is None:
             raise NameTakingError(self._last_crash(name, to) or f"{name} ended before it had its name")
+
+    # --- other supervisors --------------------------------------------------------------------------
+
+    def _contest(self, name: str) -> Contest:
+        return contest(self._shared / f"{name}.lock") if self._shared else Contest(frozenset(), frozenset())
+
+    async def _held_elsewhere(self, name: str, to: Generation, successor: HandlerView) -> bool:
+        """Whether another supervisor has the name and goes on having it."""
+        if self._shared is None:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ELSEWHERE):
+                await to.changes.until(lambda: to.holder(name) is not None or successor.pid not in to.handlers)
+        taken = self._contest(name).taken
+        return to.holder(name) is None and bool(taken - set(to.handlers))
+
+    def _wait_for_others(self, name: str, to: Generation) -> None:
+        """The standby is armed and takes the name as soon as it is free; that may be never."""
+        self.waiting.add(name)
+        self._log(f"{name} waits: another supervisor holds the name")
+        task = asyncio.create_task(self._follow_waiting(name, to), name=f"waiting {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow_waiting(self, name: str, to: Generation) -> None:
+        await to.changes.until(lambda: to.holder(name) is not None or to.gone() or self.owner.get(name) is not to)
+        if self.owner.get(name) is not to:
+            return
+        self.waiting.discard(name)
+        if to.holder(name) is not None:
+            self._log(f"{name} is held: the other supervisor has let it go")
+
+    async def let_go(self, over: asyncio.Event) -> None:
+        """This supervisor is leaving: its handlers work on until `over`, or until another waits for their names."""
+        while not over.is_set() and self.owner:
+            wanted = [name for name in self.owner if self._awaited_elsewhere(name)]
+            if wanted:
+                self._log(f"{', '.join(wanted)}: another supervisor waits for them")
+                await self.drop(wanted)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), _LOOK_EVERY)
+
+    def _awaited_elsewhere(self, name: str) -> bool:
+        return bool(self._contest(name).waiting - set(self.owner[name].handlers))
 
     async def _release(
         self, name: str, source: Generation, spec: HandlerSpec, *, successor: HandlerView | None

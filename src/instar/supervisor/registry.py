@@ -21,6 +21,7 @@ from instar.supervisor.names import Names
 from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.queues import Queues
 from instar.supervisor.report import Report
+from instar.supervisor.seams import Seams
 from instar.supervisor.statedir import StateDir
 from instar.supervisor.tasks import Tasks
 from instar.supervisor.transitions import Event, GenerationState
@@ -46,6 +47,7 @@ class Outside:
     #: Told of generations whose output nobody writes any more.
     retire_output: Callable[[int], object]
     system: System
+    seams: Seams = dataclasses.field(default_factory=Seams)
 
 
 class Registry:
@@ -55,7 +57,7 @@ class Registry:
         self.frontend = outside.frontend
         self.system = outside.system
         self.journal = journal
-        self.names = Names(journal, outside.log.write)
+        self.names = Names(journal, outside.log.write, shared=outside.seams.handler_dir)
         self.queues = Queues()
         self.live: Generation | None = None
         #: The generations that served, each gone back to by a rollback of the one after it; the last is live.
@@ -92,6 +94,7 @@ class Registry:
             frontend=self.frontend,
             queues=self.queues,
             state=self._outside.state,
+            handler_dir=self._outside.seams.handler_dir,
             system=self.system,
             note=self._note,
         )
@@ -118,6 +121,20 @@ class Registry:
         folder.mkdir(mode=0o700, exist_ok=True)
         env = {"INSTAR_HOOK": event, "INSTAR_GENERATION": str(generation or ""), "INSTAR_APP": plan.config.app.name}
         await run_hooks(hooks, plan, folder / "hooks.out", env, self.system)
+
+    async def booting(self, plan: Plan) -> None:
+        """Before a generation boots. Raises HookError."""
+        if self._outside.seams.booting:
+            await self._outside.seams.booting(plan.config, self.next_number)
+
+    def has_accepting(self) -> bool:
+        """Whether somebody wants to hear of new connections."""
+        return self._outside.seams.accepting is not None
+
+    async def accepting(self, generation: Generation) -> None:
+        """New connections have begun to go to a generation. Raises HookError."""
+        if self._outside.seams.accepting:
+            await self._outside.seams.accepting(generation.plan.config, generation.number)
 
     def became_live(self, generation: Generation, draining: Draining | None) -> None:
         """New connections go to this generation from now on; `draining` is the one that served before."""

@@ -11,6 +11,10 @@ from instar.errors import InstarError
 from instar.system import unix_address
 
 
+class OccupiedError(InstarError):
+    """A supervisor already runs in this state directory."""
+
+
 class StateDir:
     """Paths, and the lock that lets one supervisor run. The lock lives as long as the object."""
 
@@ -41,14 +45,14 @@ class StateDir:
             ) from error
 
     def lock(self) -> None:
-        """Become the only supervisor here. Raises InstarError when there is one."""
+        """Become the only supervisor here. Raises OccupiedError when there is one."""
         fd = os.open(self.control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
             os.close(fd)
-            raise InstarError(
+            raise OccupiedError(
                 f"cannot start: a supervisor (pid {holder or 'unknown'}) already runs in {self.root}; "
                 "use `instar restart` to load new code or `instar stop` to end it"
             ) from None

@@ -48,7 +48,14 @@ class Supervisor:
         self.serving = asyncio.Event()
         self._system = outside.system
         self._vigil = Vigil(self.registry, self.operations, outside.log, self.tasks)
-        self._stop_asked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        #: What each signal does.
+        self.signals: dict[int, Callable[[], object]] = {
+            signal.SIGHUP: self.restart_by_signal,
+            signal.SIGTERM: self.stop_by_signal,
+            signal.SIGINT: self.stop_by_signal,
+        }
+        #: Whether at once, and the seconds of a full drain.
+        self._stop_asked: asyncio.Future[tuple[bool, float | None]] = asyncio.get_running_loop().create_future()
 
     @property
     def config(self) -> Config:
@@ -77,7 +84,7 @@ class Supervisor:
                 raise InstarError(_start_error(result))
             announce(registry.live)
             self.serving.set()
-            await self._shut_down(now=await self._stop_asked)
+            await self._shut_down(*(await self._stop_asked))
         finally:
             registry.frontend.close(list(registry.frontend.listeners))
             registry.queues.close()
@@ -85,8 +92,11 @@ class Supervisor:
             self.journal.close()
         return ExitCode.DONE
 
-    def stop(self, now: bool) -> None:
-        """Begin to stop: gracefully, or at once. A second call makes it at once."""
+    def stop(self, now: bool, *, drain: float | None = None) -> None:
+        """Begin to stop: gracefully, or at once. A second call with `now` makes it at once.
+
+        `drain`: first stop accepting, then wait so long (seconds) until every client has gone, as after a cut-over.
+        """
         if self.stopping and now:
             for generation in self.registry.generations.values():
                 generation.kill()
@@ -94,19 +104,23 @@ class Supervisor:
         if self.registry.draining:
             self.registry.draining.end_now()
         if not self._stop_asked.done():
-            self._stop_asked.set_result(now)
+            self._stop_asked.set_result((now, drain))
 
     # --- signals ------------------------------------------------------------------------------------
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._restart_by_signal)
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(sig, lambda: self.stop(now=self.stopping))
+        for sig, action in self.signals.items():
+            loop.add_signal_handler(sig, action)
         self._system.become_subreaper()
         loop.add_signal_handler(signal.SIGCHLD, self._vigil.reap_strays)
 
-    def _restart_by_signal(self) -> None:
+    def stop_by_signal(self) -> None:
+        """Stop; the second time at once."""
+        self.stop(now=self.stopping)
+
+    def restart_by_signal(self) -> None:
+        """Begin a handover; a refusal goes to the log."""
         try:
             self.operations.restart(Options())
         except InstarError as error:
@@ -114,14 +128,28 @@ class Supervisor:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    async def _shut_down(self, now: bool) -> None:
+    async def _shut_down(self, now: bool, drain: float | None) -> None:
         timeout = 0.0 if now else self.config.restart.drain_timeout
         alive = [item for item in self.registry.generations.values() if item.alive]
-        if not now:
+        if drain is not None:
+            await self._leave(alive, drain)
+        elif not now:
             await self._let_go(alive)
         ends = [self.registry.end(item, Event.STOPPED, timeout) for item in alive]
         await asyncio.gather(*ends, self.services.stop())
         await self.tasks.cancel()
+
+    async def _leave(self, generations: Sequence[Generation], limit: float) -> None:
+        """Finish with every client; handlers work on meanwhile, unless another supervisor waits for their names."""
+        over, grace = asyncio.Event(), self.config.restart.stream_grace
+        ends = [Draining(item, self.registry.frontend) for item in generations]
+        for end in ends:
+            end.stop_accepting()
+            end.begin()
+        names = self.tasks.spawn(self.registry.names.let_go(over), "let names go")
+        await asyncio.gather(*(end.finish(limit, grace, lambda _: None) for end in ends))
+        over.set()
+        await names
 
     async def _let_go(self, generations: Sequence[Generation]) -> None:
         """Give open connections a moment to be closed politely, or until a second request to stop."""

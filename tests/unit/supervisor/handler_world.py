@@ -481,6 +481,13 @@ class World:
 
     async def hooks(self, *_: Any) -> None: ...
 
+    async def booting(self, *_: Any) -> None: ...
+
+    def has_accepting(self) -> bool:
+        return False
+
+    async def accepting(self, *_: Any) -> None: ...
+
     async def discard(self, generation: Any, event: Event) -> None:
         generation.move(event)
         await generation.stop(5.0)

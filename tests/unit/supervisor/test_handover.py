@@ -136,6 +136,7 @@ class FakeNames:
         self.trace = trace
         self.owner: dict[str, Any] = {}
         self.kept: tuple[str, ...] = ()
+        self.waiting: set[str] = set()
         self.error: NameTakingError | None = None
 
     async def move_all(self, names: Sequence[str], to: Any, progress: Callable[[str], None]) -> Moved:
@@ -190,6 +191,15 @@ class FakeHost:
     async def discard(self, generation: Any, event: Event) -> None:
         self.discarded.append(event)
         generation.move(event)
+
+    async def booting(self, plan: Plan) -> None: ...
+
+    def has_accepting(self) -> bool:
+        return self.failing_hook == "accepting"
+
+    async def accepting(self, generation: Any) -> None:
+        self.trace.append("accepting")
+        raise HookError("cannot go on: the running one was told already")
 
     def became_live(self, generation: Any, draining: Any) -> None:
         self.live = generation
@@ -386,6 +396,16 @@ async def test_a_failing_after_hook_rolls_back(host: FakeHost, attempt: Attempt)
     outcome, handover = await attempt.run()
     assert outcome == "rolled-back" and handover.error == "hook after failed"
     assert host.live is host.old and host.discarded == [Event.BROKE]
+
+
+async def test_who_hears_of_new_connections_may_refuse_before_names_move(host: FakeHost, attempt: Attempt) -> None:
+    host.failing_hook = "accepting"
+    host.new.names = ("main.mail.1",)
+    outcome, handover = await attempt.run()
+    assert outcome == "rolled-back" and handover.error == "cannot go on: the running one was told already"
+    assert host.live is host.old
+    assert host.trace.index("switch to b") < host.trace.index("accepting")
+    assert not any(entry.startswith("names") for entry in host.trace)
 
 
 async def test_with_nothing_left_to_go_back_to_the_new_generation_goes_on(host: FakeHost, attempt: Attempt) -> None:

@@ -1,0 +1,140 @@
+"""A supervisor with all that it needs around it: state directory, log, output follower, control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from instar.config import Config, parse_address
+from instar.control.server import ControlServer
+from instar.errors import InstarError
+from instar.listeners.systemd import match, take_inherited
+from instar.supervisor.frontend import Frontend
+from instar.supervisor.generation import Generation
+from instar.supervisor.leftovers import clear_leftovers
+from instar.supervisor.logstore import LogStore
+from instar.supervisor.outlets import file_outlet, formatter, stream_outlet
+from instar.supervisor.output import OutputFollower
+from instar.supervisor.plan import Credentials
+from instar.supervisor.registry import Outside
+from instar.supervisor.seams import Seams
+from instar.supervisor.statedir import OccupiedError, StateDir, lock_folder
+from instar.supervisor.supervisor import Supervisor
+from instar.system import System
+
+#: State directories that are tried when supervisors of one name may run side by side.
+_MOST_SIDE_BY_SIDE = 16
+
+
+@contextlib.asynccontextmanager
+async def assembled(
+    config: Config,
+    reload: Callable[[], Config],
+    *,
+    sockets: Sequence[socket.socket] = (),
+    pooled: bool = False,
+    side_by_side: bool = False,
+    seams: Seams | None = None,
+) -> AsyncIterator[Supervisor]:
+    """A supervisor that is ready for `serve`, with its control socket open. Raises InstarError.
+
+    `sockets`: listening sockets for the binds that name their addresses; `pooled`: other supervisors accept from
+    them too. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`, `NAME.3` …).
+    """
+    state = occupy(config, side_by_side=side_by_side)
+    clear_leftovers(state)
+    log = open_log(config, state.log)
+    follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
+    for number in follower.generations():
+        # Of an earlier supervisor, whose processes are gone: deliver their last lines, then delete the files.
+        follower.retire(number)
+    follow = asyncio.create_task(follower.run(), name="output follower")
+    try:
+        outside = Outside(
+            state,
+            Frontend(lock_folder(), sockets, pooled),
+            log,
+            collect=follower.catch_up,
+            retire_output=follower.retire,
+            system=System(),
+            seams=seams or Seams(),
+        )
+        supervisor = Supervisor(config, reload, outside)
+        control = ControlServer(supervisor)
+        await control.start()
+        try:
+            yield supervisor
+        finally:
+            await control.stop()
+    finally:
+        follow.cancel()
+        follower.close(final=True)
+        log.close()
+
+
+def occupy(config: Config, *, side_by_side: bool = False) -> StateDir:
+    """The state directory, created and locked. Raises InstarError."""
+    root, who = config.state_dir(), Credentials.of(config)
+    for number in itertools.count(1):
+        state = StateDir(root if number == 1 else root.with_name(f"{root.name}.{number}"))
+        state.create(who.uid, who.gid)
+        try:
+            state.lock()
+        except OccupiedError:
+            if side_by_side and number < _MOST_SIDE_BY_SIDE:
+                continue
+            raise
+        return state
+    raise AssertionError("the loop ends by returning or raising")
+
+
+def inherited(config: Config) -> list[socket.socket]:
+    """Listening sockets from the service manager. Raises ConfigError for one that no bind names."""
+    return list(match(take_inherited(), config.web.bind).values())
+
+
+def open_log(config: Config, folder: Path) -> LogStore:
+    """The log with its outlets. Raises InstarError."""
+    settings = config.log
+    log = LogStore(folder, max_bytes=settings.max_size, backups=settings.backups)
+    if settings.stdout:
+        log.add_outlet(stream_outlet(1, formatter(settings.format, colours=sys.stdout.isatty())))
+    if settings.file:
+        try:
+            log.add_outlet(
+                file_outlet(
+                    settings.file,
+                    formatter(settings.format),
+                    max_bytes=settings.max_size,
+                    backups=settings.backups,
+                )
+            )
+        except OSError as error:
+            raise InstarError(
+                f"cannot write the log to {settings.file}: {error.strerror}; change [log] file"
+            ) from error
+    return log
+
+
+def announce(supervisor: Supervisor, generation: Generation) -> None:
+    """Say in the log where the application is served."""
+    config = supervisor.config
+    binds = [_shown(listener.address, config) for listener in supervisor.registry.frontend.listeners.values()]
+    workers = "1 worker" if generation.plan.workers == 1 else f"{generation.plan.workers} workers"
+    text = (
+        f"serving {config.app.name} on {', '.join(binds)} "
+        f"(generation {generation.number}, {workers}, {config.web.engine})"
+    )
+    supervisor.log.write(text, generation=generation.number)
+
+
+def _shown(text: str, config: Config) -> str:
+    address = parse_address(text)
+    if address.kind == "unix" or address.protocol != "http":
+        return text
+    return f"{'https' if config.web.tls_cert else 'http'}://{text}"
