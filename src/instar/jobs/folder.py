@@ -4,9 +4,8 @@
 |---|---|
 | `order` | what is to be run (JSON), written by the manager before the start |
 | `ticket` | who begins, or that nobody ever will; appears whole and never changes: whoever makes it decides |
-| `lock` | locked by the process that is responsible for the attempt, as long as it lives |
-| `tree.lock` | locked by everything that the attempt has started |
-| `started`, `exit` | pid of the program; how it ended (JSON, each appears whole) |
+| `lock` | its bytes are locked: 0 by who is responsible for the attempt, 1 by all that it started; who that is (JSON) |
+| `exit` | how it ended (JSON, appears whole) |
 | `out`, `err` | its output |
 | `progress`, `result` | what it says of itself: JSON, of which the last whole line counts; one JSON value |
 | `work` | its working folder, if it was given none |
@@ -20,8 +19,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import secrets
-import shutil
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +26,9 @@ from typing import Any, Final
 from instar.jobs import locks
 from instar.system import System
 
+#: Bytes of `lock`.
+_RESPONSIBLE: Final = 0
+_TREE: Final = 1
 #: Longest `result` and longest line of `progress` that are read (bytes).
 MOST_RESULT: Final = 1 << 20
 MOST_PROGRESS: Final = 1 << 16
@@ -70,7 +70,6 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = path / "lock"
-        self.tree_lock = path / "tree.lock"
         self.out = path / "out"
         self.err = path / "err"
         self.work = path / "work"
@@ -104,13 +103,33 @@ class Folder:
         raw = self._read("ticket")
         return None if raw is None else Ticket(**_known(Ticket, raw))
 
-    def write_started(self, **values: Any) -> None:
-        """Note what was started: `pid`, and `group`, its cgroup."""
-        self._appear("started", values)
+    def hold(self) -> int | None:
+        """Become responsible for the attempt until the descriptor is closed; None if somebody is."""
+        return locks.hold(self.lock, _RESPONSIBLE)
+
+    def hold_tree(self) -> int | None:
+        """A descriptor for the program and all that it starts: as long as one has it, the attempt isn't over."""
+        return locks.hold(self.lock, _TREE, shared=True)
+
+    def responsible(self) -> bool:
+        """Whether the process that is responsible for the attempt lives."""
+        return locks.held(self.lock, _RESPONSIBLE)
+
+    def tree(self) -> bool:
+        """Whether something that the attempt has started lives and has kept its descriptor."""
+        return locks.held(self.lock, _TREE)
+
+    def write_started(self, fd: int, **values: Any) -> None:
+        """Note through the descriptor of `hold` what was started: `pid`, and `group`, its cgroup."""
+        os.pwrite(fd, json.dumps(values).encode(), 0)
 
     def started(self) -> dict[str, Any]:
         """The same; empty before."""
-        return self._read("started") or {}
+        try:
+            value = json.loads(self.lock.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
 
     def write_exit(self, value: Exit) -> None:
         """Write down the end; it is on the disk when this returns."""
@@ -149,17 +168,13 @@ class Folder:
                 return json.loads(line)
         return None
 
-    def supervised(self) -> bool:
-        """Whether the process that is responsible for the attempt lives."""
-        return locks.held(self.lock)
-
     def remove(self) -> None:
         """Delete it all, unless a fresh void ticket has to stay."""
         with contextlib.suppress(OSError, ValueError):
             ticket = self.ticket()
             if ticket and ticket.void and 0 <= time.time() - ticket.at < KEEP_VOID:
                 return
-        shutil.rmtree(self.path, ignore_errors=True)
+        _delete(self.path)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
@@ -171,7 +186,7 @@ class Folder:
     def _appear(self, name: str, value: dict[str, Any], *, sync: bool = False) -> bool:
         """Let a file appear whole under its name; False if it was there. link(2) decides between two that try."""
         # Unique also among hosts that share the file system.
-        temporary = self.path / f".{name}.{secrets.token_hex(8)}"
+        temporary = self.path / f".{name}.{os.urandom(8).hex()}"
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with os.fdopen(fd, "wb") as file:
@@ -209,7 +224,14 @@ def sweep(home: Path, *, now: float | None = None) -> None:
             folder = Folder(path)
             ticket = folder.ticket() if path.is_dir() and path.stat().st_mtime < limit else None
             if ticket and ticket.void:
-                shutil.rmtree(path, ignore_errors=True)
+                _delete(path)
+
+
+def _delete(path: Path) -> None:
+    # Not at the top: it would make every shim larger.
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(path: Path) -> None:

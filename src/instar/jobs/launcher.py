@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from instar.jobs import shim
+from instar.jobs.spawn import Groups
 from instar.system import unix_address
 
 #: Run by path, as nothing is importable yet in a bare interpreter.
@@ -58,6 +59,7 @@ class Launcher:
         self._listener = listener
         self._life: int | None = life_fd
         self._linger = linger
+        self._groups = Groups()
         self._inode = _inode(self._path)
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -116,7 +118,7 @@ class Launcher:
                     os.close(fd)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            status = shim.serve(connection)
+            status = shim.serve(connection, self._groups)
         except BaseException:
             # To the launcher's own output; a shim that failed has left a ticket without an end, which is "lost".
             sys.excepthook(*sys.exc_info())

@@ -17,12 +17,12 @@ from typing import Final
 _FLOCK: Final = "hhqqi4x"
 
 
-def hold(path: Path, *, shared: bool = False) -> int | None:
-    """A descriptor (close-on-exec) with a lock on the file, which is created; None if somebody else has it."""
-    fd = os.open(path, (os.O_RDONLY if shared else os.O_RDWR) | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def hold(path: Path, byte: int, *, shared: bool = False) -> int | None:
+    """A descriptor (close-on-exec) with a lock on one byte of the file, which is created; None if somebody has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, byte, 1, 0))
     except BlockingIOError:
         os.close(fd)
         return None
@@ -32,21 +32,21 @@ def hold(path: Path, *, shared: bool = False) -> int | None:
     return fd
 
 
-def held(path: Path) -> bool:
-    """Whether some process holds the lock, exclusive or shared. A file that is missing is locked by nobody."""
+def held(path: Path, byte: int) -> bool:
+    """Whether some process holds the byte's lock, exclusive or shared. A file that is missing is locked by nobody."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
     try:
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0))
     finally:
         os.close(fd)
     return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
 
 
 def holders(path: Path) -> list[int]:
-    """Pids that have the file open with such a lock, as far as we may look (proc_pid_fdinfo(5))."""
+    """Pids that have the file open with such a lock on any byte, as far as we may look (proc_pid_fdinfo(5))."""
     try:
         inode = f":{path.stat().st_ino} "
     except OSError:

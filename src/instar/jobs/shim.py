@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from instar.handlers.tree import ProcessGroup, descendants
-from instar.jobs import locks
 from instar.jobs.folder import Exit, Folder
+from instar.jobs.spawn import Groups, fork_into
 from instar.system import System
 
 #: Asks for the end: SIGTERM to the program, SIGKILL to all that is left after `kill_timeout`.
@@ -41,13 +41,13 @@ _AGAIN: Final = 1.0
 _MANY: Final = 50
 
 
-def serve(connection: socket.socket) -> int:
+def serve(connection: socket.socket, groups: Groups) -> int:
     """Read the request, see the attempt through, and return the exit status; in a process forked for it."""
     os.setsid()
     connection.settimeout(_PATIENCE)
     try:
         request = json.loads(connection.recv(MOST))
-        shim = Shim(Folder(Path(request["folder"])))
+        shim = Shim(Folder(Path(request["folder"])), groups)
     except (OSError, ValueError, KeyError, TypeError):
         return 1
     try:
@@ -64,8 +64,10 @@ def serve(connection: socket.socket) -> int:
 class Shim:
     """One attempt, from its ticket to its exit file."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, groups: Groups) -> None:
         self._folder = folder
+        self._groups = groups
+        self._lock = -1
         self._program = 0
         self._status: int | None = None
         self._error = ""
@@ -84,8 +86,10 @@ class Shim:
     def begin(self) -> dict[str, Any]:
         """Take the ticket and start the program; `begun` and who we are, or why not. Raises OSError, ValueError."""
         # Before the ticket: whoever finds a ticket and no lock knows that we are gone. Held to our end.
-        if locks.hold(self._folder.lock) is None:
+        lock = self._folder.hold()
+        if lock is None:
             return {"turned_away": True}
+        self._lock = lock
         order = self._folder.read_order()
         self._kill_timeout, limit = float(order["kill_timeout"]), float(order["timeout"])
         argv, env, cwd = list(order["argv"]), dict(order["env"]), str(order["cwd"])
@@ -120,17 +124,17 @@ class Shim:
 
     def _start(self, argv: list[str], env: dict[str, str], cwd: str) -> None:
         self._began = time.time()
-        self._group = ProcessGroup.create(f"instar-job-{self._folder.path.name}")
+        self._group = self._groups.create(f"instar-job-{self._folder.path.name}")
         if not cwd:
             self._folder.work.mkdir(mode=0o700, exist_ok=True)
             cwd = str(self._folder.work)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         out = os.open(self._folder.out, flags, 0o600)
         err = os.open(self._folder.err, flags, 0o600)
-        tree = locks.hold(self._folder.tree_lock, shared=True)
+        tree = self._folder.hold_tree()
         # A signal between fork and exec would run our handler in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, (END, END_NOW))
-        self._program = os.fork()
+        self._program = fork_into(self._group)
         if self._program == 0:
             self._become(argv, env, cwd, (out, err, tree))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (END, END_NOW))
@@ -140,7 +144,7 @@ class Shim:
         with contextlib.suppress(OSError):
             # Only for those who have to do with the tree when we are gone.
             group = str(self._group.folder) if self._group else ""
-            self._folder.write_started(pid=self._program, at=self._began, group=group)
+            self._folder.write_started(self._lock, pid=self._program, at=self._began, group=group)
 
     def _become(self, argv: list[str], env: dict[str, str], cwd: str, fds: tuple[int, int, int | None]) -> NoReturn:
         """In the child: everything that must be done before the program can start a process, then exec."""
@@ -152,8 +156,6 @@ class Shim:
                 signal.signal(sig, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             os.setsid()
-            if self._group is not None:
-                self._group.enter()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out, 1)
             os.dup2(err, 2)

@@ -194,6 +194,10 @@ class Runner(abc.ABC):
         begun). May be called again. Nothing happens if it has ended. Raises UnavailableError.
         """
 
+    def progress(self, assignment: Assignment) -> Any:
+        """What the attempt says of itself just now, as JSON; None if it says nothing. Quick: asked once a second."""
+        return None
+
     def discard(self, assignment: Assignment) -> None:  # noqa: B027 - most have nothing to do
         """Delete what is left of an attempt whose final notice has been recorded, output included."""
 
