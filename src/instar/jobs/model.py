@@ -62,6 +62,8 @@ class Ending(enum.StrEnum):
     REFUSED = "refused"
     #: It was not started and never can be any more (its ticket is void); costs no attempt.
     NEVER_STARTED = "never started"
+    #: The handler had to leave before a callable was finished, and gave it back; costs no attempt.
+    RETURNED = "returned"
     #: It was started and has ended, and nobody can tell how.
     LOST = "lost"
     #: Ended because somebody asked for it.
@@ -128,7 +130,8 @@ class Submission:
     backoff: float = 5.0
     backoff_limit: float = 3600.0
     on_lost: OnLost = OnLost.FAIL
-    #: While a job with this key has not ended, a second one is not stored: the first one's id is given instead.
+    #: As long as the store has a job with this key, ended or not, no second one is stored: the first one's id is given
+    #: instead. So whoever can't tell whether a submission got through may repeat it.
     dedupe_key: str | None = None
     #: Added to the environment of the command.
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -205,6 +208,8 @@ class Attempt:
     dispatched_at: float | None = None
     started_at: float | None = None
     finished_at: float | None = None
+    #: The handler that ran it had to leave, and said that the attempt would end with it.
+    let_go: bool = False
     ending: Ending | None = None
     exit_code: int | None = None
     signal: int | None = None

@@ -1,0 +1,256 @@
+"""What a handler does in one transaction: all of it as the holder of its name, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from instar.jobs.model import Claim, Ending, Job, JobState, Outcome
+from instar.jobs.policy import Verdict, judge
+from instar.jobs.store.backend import Transaction
+from instar.jobs.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, to_claim, to_job, to_json
+
+#: Jobs without a destination that are given one in a transaction.
+_ROUTED: Final = 200
+#: The very words of the index.
+LIVE_SQL: Final = "state IN ('dispatching', 'queued', 'running')"
+_OURS: Final = f"id = :id AND attempt = :attempt AND holder = :holder AND {LIVE_SQL}"
+#: What is no more when a job waits again.
+_NO_ATTEMPT: Final = (
+    "runner = '', external_id = NULL, data = NULL, let_go = 0, started_at = NULL, finished_at = NULL, ending = NULL,"
+    " exit_code = NULL, signal = NULL, progress = NULL, result = NULL"
+)
+KEEP_ATTEMPT: Final = (
+    f"INSERT INTO instar_job_attempt (job_id, {ATTEMPT_COLUMNS}) SELECT id, {ATTEMPT_COLUMNS} FROM instar_job"
+    " WHERE id = :id AND attempt = :attempt AND ending IS NOT NULL ON CONFLICT (job_id, attempt) DO NOTHING"
+)
+
+
+class Holder(Protocol):
+    """Who acts: an `instar.Handler`, or whatever else can prove that it holds a name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+    @property
+    def epoch(self) -> int:
+        """Grows with each holder of the name."""
+
+    def fence(self, connection: Any) -> int:
+        """Raise Fenced unless the name is ours, and make sure that it is until the transaction has ended."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a handler can take."""
+
+    #: Free places of each destination.
+    places: Mapping[str, int]
+    pool: str | None = None
+    tags: tuple[str, ...] = ()
+    #: Of one user at most so many at a time, if others wait as well; 0: no limit.
+    max_grab: int = 0
+    #: Gives a job without a destination one (None: nobody has one for it, it waits). None: there are no such jobs.
+    route: Callable[[Job], str | None] | None = None
+    #: What runs the jobs of a destination, for the record.
+    runners: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: Destinations where taking a job is starting it: it is `running` at once.
+    immediate: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Note:
+    """Something new about an attempt that goes on; None: nothing new."""
+
+    claim: Claim
+    state: JobState | None = None
+    external_id: str | None = None
+    data: Any = None
+    started_at: float | None = None
+    progress: Any = None
+    let_go: bool = False
+
+
+class Turn:
+    """A fenced transaction of a handler. Made by `JobStore.turn`."""
+
+    def __init__(self, transaction: Transaction, holder: Holder, site: str) -> None:
+        self._do = transaction
+        self._site = site
+        self._name = holder.name
+        self._epoch = holder.fence(transaction.connection)
+
+    def claim(self, wanted: Wanted) -> list[Claim]:
+        """Take waiting jobs. Each has a new attempt, which must be seen through: it is written down from here on."""
+        if wanted.route and wanted.places:
+            self._route(wanted, wanted.route)
+        fair = self._several_users()
+        rows: list[tuple[Any, ...]] = []
+        for destination, free in wanted.places.items():
+            if free > 0:
+                rows += self._claim_for(destination, free, wanted, fair=fair)
+        claims = [to_claim(row, self._site) for row in rows]
+        claims.sort(key=lambda claim: (-claim.job.submission.priority, claim.job.id))
+        return claims
+
+    def _claim_for(self, destination: str, free: int, wanted: Wanted, *, fair: bool) -> list[tuple[Any, ...]]:
+        where, values = eligible(self._name, wanted, "destination = :destination")
+        values |= {
+            "destination": destination,
+            "runner": wanted.runners.get(destination, ""),
+            "state": JobState.RUNNING if destination in wanted.immediate else JobState.DISPATCHING,
+            "epoch": self._epoch,
+            "limit": free,
+            "grab": min(wanted.max_grab or free, free),
+        }
+        started = ", started_at = {now}" if destination in wanted.immediate else ""
+        change = (
+            "state = :state, holder = :holder, epoch = :epoch, attempt = attempt + 1, began_by = :holder,"
+            " began_epoch = :epoch, ran_at = :destination, runner = :runner, dispatched_at = {now}, error = ''"
+            + started
+        )
+        return self._do.take(change, where, values, fair=fair, giving=JOB_COLUMNS)
+
+    def _several_users(self) -> bool:
+        first = "(SELECT user_name FROM instar_job WHERE state = 'new' ORDER BY user_name{} LIMIT 1)"
+        row = self._do.one(f"SELECT {first.format('')} <> {first.format(' DESC')}")
+        return bool(row and row[0])
+
+    def _route(self, wanted: Wanted, route: Callable[[Job], str | None]) -> None:
+        where, values = eligible(self._name, wanted, "destination IS NULL")
+        rows = self._do.all(
+            f"SELECT {JOB_COLUMNS} FROM instar_job WHERE {where} ORDER BY priority DESC, id LIMIT {_ROUTED}", **values
+        )
+        found = [(job.id, route(job)) for job in map(to_job, rows)]
+        self._do.each(
+            "UPDATE instar_job SET destination = :destination WHERE id = :id AND state = 'new'",
+            [{"id": job, "destination": destination} for job, destination in found if destination],
+        )
+
+    def adopt(self) -> list[Claim]:
+        """All jobs that an earlier holder of the name was responsible for, or that were reassigned to us."""
+        rows = self._do.all(
+            f"UPDATE instar_job SET epoch = :epoch WHERE holder = :holder AND {LIVE_SQL} RETURNING {JOB_COLUMNS}",
+            epoch=self._epoch,
+            holder=self._name,
+        )
+        claims = [to_claim(row, self._site) for row in rows]
+        for claim in claims:
+            self._event(claim, "adopted")
+        return sorted(claims, key=lambda claim: claim.job.id)
+
+    def note(self, notes: Iterable[Note]) -> None:
+        """Write down what is new. What isn't ours any more is left alone."""
+        self._do.each(
+            "UPDATE instar_job SET state = coalesce(:state, state), external_id = coalesce(:external_id, external_id),"
+            " data = coalesce(:data, data), started_at = coalesce(started_at, :started_at),"
+            f" progress = coalesce(:progress, progress), let_go = let_go + :let_go WHERE {_OURS}",
+            [self._note_values(note) for note in notes],
+        )
+
+    def _note_values(self, note: Note) -> dict[str, object]:
+        return {
+            **self._ours(note.claim),
+            "state": note.state,
+            "external_id": note.external_id,
+            "data": to_json(note.data),
+            "started_at": note.started_at,
+            "progress": to_json(note.progress),
+            "let_go": int(note.let_go),
+        }
+
+    def finish(self, ends: Sequence[tuple[Claim, Outcome]]) -> dict[int, JobState]:
+        """Write down how attempts ended, and what follows for their jobs: the new state of each.
+
+        A job that isn't in the answer wasn't ours any more; nothing was written for it.
+        """
+        verdicts = [(claim, outcome, judge(claim.job, claim.attempt, outcome)) for claim, outcome in ends]
+        rows = self._do.each(
+            "UPDATE instar_job SET"
+            " state = CASE WHEN cancel_requested_at IS NOT NULL AND :state <> 'ok' THEN 'cancelled' ELSE :state END,"
+            " ending = :ending, exit_code = :exit_code, signal = :signal, error = :error,"
+            " started_at = coalesce(:started_at, started_at), finished_at = coalesce(:finished_at, {now}),"
+            " result = coalesce(:result, result), uncounted = uncounted + :uncounted"
+            f" WHERE {_OURS} RETURNING id, state",
+            [self._end_values(claim, outcome, verdict) for claim, outcome, verdict in verdicts],
+        )
+        states = {job: JobState(state) for found in rows for job, state in found}
+        self._wait_again([(claim, verdict) for claim, _, verdict in verdicts if states.get(claim.job.id) == "new"])
+        for claim, outcome, _ in verdicts:
+            if outcome.ending is Ending.LOST and claim.job.id in states:
+                self._event(claim, "lost", state=states[claim.job.id], error=outcome.error)
+        return states
+
+    def _end_values(self, claim: Claim, outcome: Outcome, verdict: Verdict) -> dict[str, object]:
+        return {
+            **self._ours(claim),
+            "state": verdict.state,
+            "ending": outcome.ending,
+            "exit_code": outcome.exit_code,
+            "signal": outcome.signal,
+            "error": outcome.error,
+            "started_at": outcome.started_at,
+            "finished_at": outcome.finished_at,
+            "result": to_json(outcome.result),
+            "uncounted": int(not verdict.counted),
+        }
+
+    def _wait_again(self, again: Sequence[tuple[Claim, Verdict]]) -> None:
+        """The attempt goes to the earlier ones, and the job to those that wait."""
+        keys = [{"id": claim.job.id, "attempt": claim.attempt.number} for claim, _ in again]
+        self._do.each(KEEP_ATTEMPT, keys)
+        self._do.each(
+            f"UPDATE instar_job SET run_at = {{now}} + :delay, holder = NULL, {_NO_ATTEMPT} WHERE id = :id",
+            [{"id": claim.job.id, "delay": verdict.delay} for claim, verdict in again],
+        )
+        if any(not verdict.delay for _, verdict in again):
+            self._do.ring(None)
+
+    def to_cancel(self) -> list[int]:
+        """Ids of our jobs that somebody wants to end."""
+        rows = self._do.all(
+            f"SELECT id FROM instar_job WHERE holder = :holder AND {LIVE_SQL} AND cancel_requested_at IS NOT NULL",
+            holder=self._name,
+        )
+        return [row[0] for row in rows]
+
+    def _ours(self, claim: Claim) -> dict[str, object]:
+        return {"id": claim.job.id, "attempt": claim.attempt.number, "holder": self._name}
+
+    def _event(self, claim: Claim, what: str, **data: object) -> None:
+        add_event(self._do, claim.job.id, what, (self._name, self._epoch), claim.attempt.number, data)
+
+
+def eligible(name: str, wanted: Wanted, destination: str) -> tuple[str, dict[str, object]]:
+    """The condition for jobs that a handler may take, and its values."""
+    tags = {f"tag_{chr(97 + index // 26)}{chr(97 + index % 26)}": tag for index, tag in enumerate(wanted.tags)}
+    any_tag = f" OR tag IN ({', '.join(f':{key}' for key in tags)})" if tags else ""
+    where = (
+        f"state = 'new' AND {destination} AND run_at <= {{now}} AND (handler IS NULL OR handler IN (:holder, '_null_'))"
+        f" AND (pool IS NULL OR pool = :pool) AND (tag IS NULL{any_tag})"
+    )
+    return where, {"holder": name, "pool": wanted.pool, **tags}
+
+
+def add_event(
+    do: Transaction,
+    job: int,
+    what: str,
+    who: tuple[str, int] | None = None,
+    attempt: int | None = None,
+    data: Mapping[str, object] | None = None,
+) -> None:
+    """Write down that something happened."""
+    do.all(
+        "INSERT INTO instar_job_event (job_id, at, what, handler, epoch, attempt, data)"
+        " VALUES (:job, {now}, :what, :handler, :epoch, :attempt, :data)",
+        job=job,
+        what=what,
+        handler=who[0] if who else None,
+        epoch=who[1] if who else None,
+        attempt=attempt,
+        data=json.dumps(data or {}),
+    )

@@ -1,0 +1,55 @@
+"""Holders of names and short ways to say what a handler does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from instar.handlers import fence
+from instar.handlers.lease import Lease
+from instar.jobs.model import Claim, Ending, JobState, Outcome, Submission
+from instar.jobs.store import JobStore
+from instar.jobs.store.turn import Wanted
+
+WANTED = Wanted(places={"local": 10}, route=lambda job: "local")
+DONE = Outcome(Ending.EXITED, exit_code=0)
+FAILED = Outcome(Ending.EXITED, exit_code=7)
+
+
+class TestHolder:
+    """A name that is really held: lock, epoch and fence are those of a handler."""
+
+    __test__ = False
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self.lease = Lease(name, path, any_filesystem=True)
+        assert self.lease.take(blocking=False)
+
+    @property
+    def epoch(self) -> int:
+        return self.lease.epoch
+
+    def fence(self, connection: Any) -> int:
+        return fence.fence(self.lease, connection)
+
+    def close(self) -> None:
+        self.lease.close()
+
+
+def command(*words: str, **more: Any) -> Submission:
+    return Submission(command=words or ("true",), **more)
+
+
+def claim(store: JobStore, holder: Any, wanted: Wanted = WANTED) -> list[Claim]:
+    with store.turn(holder) as turn:
+        return turn.claim(wanted)
+
+
+def ids(claims: list[Claim]) -> list[int]:
+    return [each.job.id for each in claims]
+
+
+def finish(store: JobStore, holder: Any, claimed: Claim, outcome: Outcome = DONE) -> JobState | None:
+    with store.turn(holder) as turn:
+        return turn.finish([(claimed, outcome)]).get(claimed.job.id)
