@@ -13,7 +13,15 @@ from instar.config.types import quoted
 
 def problems(config: Config) -> list[str]:
     """What can't work, one sentence each; empty when all is well."""
-    return [*_target(config), *_tls(config), *_binds(config), *_canary(config), *_engine(config), *_handlers(config)]
+    return [
+        *_target(config),
+        *_tls(config),
+        *_binds(config),
+        *_canary(config),
+        *_engine(config),
+        *_handlers(config),
+        *_jobs(config),
+    ]
 
 
 def _target(config: Config) -> Iterator[str]:
@@ -84,8 +92,8 @@ def _engine(config: Config) -> Iterator[str]:
 def _handlers(config: Config) -> Iterator[str]:
     for pool, item in config.handlers.items():
         given = list(item.work)
-        if not given:
-            yield f"[handlers.{pool}] needs one of target, script and command"
+        if not given and pool != config.jobs.pool:
+            yield f"[handlers.{pool}] needs one of target, script and command; only the pool of [jobs] may have none"
         elif len(given) > 1:
             yield f"[handlers.{pool}] has {' and '.join(given)}; keep one of them"
         elif item.handover == "warm" and not item.target:
@@ -122,6 +130,35 @@ def _handler_name(config: Config, pool: str, name: str, owner: str | None) -> st
     if re.fullmatch(rf"zygote|web\.\d+|{re.escape(config.app.name)}\.[ab]\.\d+", name):
         return f"{where} would have a handler with the name {name}, which instar gives to a process of its own"
     return ""
+
+
+def _jobs(config: Config) -> Iterator[str]:
+    jobs = config.jobs
+    if jobs.pool and jobs.pool not in config.handlers:
+        yield f"[jobs] pool names {quoted(jobs.pool)}, and there is no table [handlers.{jobs.pool}]"
+    pool = config.handlers.get(jobs.pool)
+    if pool is not None and (pool.script or pool.command):
+        yield f"[jobs] pool names [handlers.{jobs.pool}], which runs a program; it must have a target, or nothing"
+    if jobs.store and jobs.store_env:
+        yield "[jobs] has store and store_env; keep one of them"
+    yield from _job_names(config)
+
+
+def _job_names(config: Config) -> Iterator[str]:
+    """Runners and destinations that are named must be there; a job configuration file may bring more."""
+    jobs = config.jobs
+    if jobs.config:
+        return
+    runners = {"local", *jobs.runners}
+    for name, destination in jobs.destinations.items():
+        if (destination.runner or name) not in runners:
+            yield f"[jobs.destinations.{name}] needs a runner: there is no [jobs.runners.{destination.runner or name}]"
+    places = runners | set(jobs.destinations) | {tag for item in jobs.destinations.values() for tag in item.tags}
+    if jobs.default_destination not in places:
+        yield f"[jobs] default_destination names {quoted(jobs.default_destination)}, which is no destination"
+    for kind, rule in jobs.rules.items():
+        if rule.destination and rule.destination not in places:
+            yield f"[jobs.rules.{kind}] destination names {quoted(rule.destination)}, which is no destination"
 
 
 def warnings(config: Config) -> Iterator[str]:

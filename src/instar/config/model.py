@@ -13,6 +13,7 @@ from instar.config.extension import Extension
 from instar.config.handlers import HandlerPool
 from instar.config.health import Health
 from instar.config.here import current_folder
+from instar.config.jobs import Jobs
 from instar.config.log import Log
 from instar.config.restart import Restart
 from instar.config.service import Service
@@ -50,6 +51,7 @@ class Config(Table):
     handlers: Annotated[dict[str, HandlerPool], BeforeValidator(_pool_names)] = setting(
         {}, "Pools of named background handlers.", unit="tables"
     )
+    jobs: Jobs = setting(Jobs(), "Durable jobs.", unit="table")
     services: Annotated[dict[str, Service], BeforeValidator(_service_names)] = setting(
         {}, "Other supervised commands, by name.", unit="tables"
     )

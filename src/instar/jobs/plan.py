@@ -110,7 +110,8 @@ class JobPlan:
         """Read a document; unknown fields (of a newer supervisor) are ignored."""
         raw = _known(cls, json.loads(text))
         for field, part in _PARTS.items():
-            raw[field] = tuple(part(**_known(part, item)) for item in raw.get(field, ()))
+            if field in raw:
+                raw[field] = tuple(part(**_known(part, item)) for item in raw[field])
         return cls(**raw)
 
 
