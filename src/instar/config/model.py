@@ -17,7 +17,7 @@ from instar.config.jobs import Jobs
 from instar.config.log import Log
 from instar.config.restart import Restart
 from instar.config.service import Service
-from instar.config.state import state_dir
+from instar.config.state import durable_dir, state_dir
 from instar.config.table import Table, setting
 from instar.config.types import NAME_PATTERN
 from instar.config.web import Web
@@ -82,6 +82,10 @@ class Config(Table):
     def state_dir(self) -> Path:
         """The state directory of this application (see `instar.config.state`)."""
         return self._state_dir or state_dir(self.app.name)
+
+    def durable_dir(self) -> Path:
+        """Where its jobs are (see `instar.config.state`)."""
+        return self._state_dir / "app" if self._state_dir else durable_dir(self.app.name)
 
     @property
     def extension(self) -> Extension | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from instar.errors import InstarError
 from instar.listeners.base import Slot
 from instar.runtime import channel
+from instar.supervisor import jobs
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
 from instar.supervisor.plan import Parts, Plan
@@ -79,7 +80,12 @@ def launch(
         try:
             process = system.spawn(
                 [str(plan.python), "-P", str(_BOOTSTRAP), str(spec_fd)],
-                env={**plan.environment(), "INSTAR_GENERATION": str(number), "INSTAR_APP": plan.config.app.name},
+                env={
+                    **plan.environment(),
+                    **jobs.publish(plan.config, state, who, number),
+                    "INSTAR_GENERATION": str(number),
+                    "INSTAR_APP": plan.config.app.name,
+                },
                 cwd=plan.release,
                 output=output_fd,
                 pass_fds=[listener.fileno(), generation.board.fd, spec_fd, *sockets, *queues.fds()],

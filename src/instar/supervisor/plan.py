@@ -18,6 +18,8 @@ from instar.runtime.spec import ExtensionSpec, GenerationSpec, HandlerSpec, List
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
 _WSGI_THREADS = 4
+#: What the handlers of a pool without work of its own do.
+JOB_MANAGER = "instar.jobs.manager:main"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +156,9 @@ class Plan:
                         name=name,
                         pool=pool_name,
                         index=index,
-                        target=pool.target,
+                        target=pool.target or ("" if argv else JOB_MANAGER),
                         argv=argv,
-                        warm=pool.warm,
+                        warm=pool.warm or not pool.work,
                         tags=tuple(pool.tags),
                         env=dict(pool.env),
                         stop_timeout=pool.stop_timeout,

@@ -10,6 +10,7 @@ from instar.config import Config
 from instar.config.hook import Hook
 from instar.listeners.base import Slot, other
 from instar.runtime.scoreboard import Drain
+from instar.supervisor import jobs
 from instar.supervisor.draining import Draining
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
@@ -246,6 +247,7 @@ class Registry:
     async def _remove(self, generation: Generation, timeout: float) -> None:
         await generation.stop(timeout)
         control_path(self._outside.state, generation.number).unlink(missing_ok=True)
+        jobs.document(self._outside.state, generation.number).unlink(missing_ok=True)
         if generation.parts.web and not self._slot_in_use(generation.slot):
             self.frontend.release(generation.slot)
         generation.close()

@@ -93,7 +93,10 @@ def test_queue_names_are_pools_and_names(read: Read) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[handlers.mail]", "[handlers.mail] needs one of target, script and command"),
+        (
+            "[handlers.mail]",
+            "[handlers.mail] needs one of target, script and command; only the pool of [jobs] may have none",
+        ),
         (MAIL + "command = ['x']", "[handlers.mail] has target and command; keep one of them"),
         (MAIL + "script = 'x'\ncommand = ['x']", "has target and script and command; keep one"),
         ("[handlers.mail]\nscript = 'x'\nhandover = 'warm'", "a script can't boot and then wait for its name"),
