@@ -189,6 +189,8 @@ def _report(result: dict[str, Any], what: str) -> None:
 def _now(result: dict[str, Any]) -> str:
     """What runs after a success."""
     generation, before = result.get("generation"), result.get("from")
+    if "vassal" in result and not generation:
+        return f": {printable(str(result['vassal']))} runs"
     if "handler" in result:  # a single one
         state = printable(str(result.get("state") or ""))
         epoch = f", epoch {result['epoch']}" if result.get("epoch") else ""

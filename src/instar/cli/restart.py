@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
+from instar.cli._emperor import EmperorDir, VassalName, find_emperor
 from instar.cli._options import ConfigFile, Json, Name, StateDir
 from instar.cli._stages import follow_handover
 from instar.cli._target import find_client
@@ -14,6 +16,7 @@ from instar.errors import ConfigError
 
 
 def restart(
+    vassal: VassalName = None,
     now: Annotated[
         bool, typer.Option("--now", help="End a drain that still goes on instead of waiting for it.")
     ] = False,
@@ -50,6 +53,7 @@ def restart(
     config: ConfigFile = None,
     name: Name = None,
     state_dir: StateDir = None,
+    emperor: EmperorDir = None,
 ) -> None:
     """Replace the running generation by one with the code and configuration that are on disk now.
 
@@ -58,12 +62,15 @@ def restart(
     within the grace period, the old generation serves on: exit code 3. Exit code 6: all is done, but a handler that
     may do so (keep_name) keeps its name in the old code.
 
+    With the name of a vassal: that of an Emperor. One that doesn't run, or waits after failures, is started at once.
+
     \b
     Examples:
       instar restart
       instar restart --keep-old 10m
       instar restart --pool mail
       instar restart --canary-share 5% --canary-for 2m
+      instar restart shop --emperor /etc/mysites
       instar restart --json | jq .outcome
     """
     body = {
@@ -72,8 +79,13 @@ def restart(
         "canary": _canary(canary_share, canary_network or [], canary_for),
     }
     body |= _parts(web, handlers, pool or [], body)
-    events = find_client(config, name, state_dir).stream("POST", "/v1/restart", body)
-    raise typer.Exit(follow_handover(events, what="restart", as_json=json))
+    if vassal is not None:
+        path, client = f"/v1/vassals/{quote(vassal, safe='')}/restart", find_emperor(emperor)
+    elif emperor is not None:
+        raise ConfigError("cannot restart an Emperor: name one of its vassals, as in `instar restart VASSAL`")
+    else:
+        path, client = "/v1/restart", find_client(config, name, state_dir)
+    raise typer.Exit(follow_handover(client.stream("POST", path, body), what="restart", as_json=json))
 
 
 def _parts(web: bool, handlers: bool, pools: list[str], body: dict[str, Any]) -> dict[str, Any]:

@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instar.cli._options import ConfigFile, Name, StateDir
+from instar.errors import ConfigError
 
 if TYPE_CHECKING:
     from instar.config import Config
 
+#: Seconds between two looks at a directory of applications.
+_FREQ = 1.0
+
 
 def run(
     target: Annotated[
-        str | None, typer.Argument(metavar="[MODULE:ATTR]", help="The application; overrides the file.")
+        str | None,
+        typer.Argument(
+            metavar="[MODULE:ATTR | DIR]", help="The application; overrides the file. Or a directory of applications."
+        ),
     ] = None,
     bind: Annotated[
         list[str] | None, typer.Option(metavar="ADDRESS", help="Listen here (host:port, unix:/path); repeat.")
@@ -37,11 +44,15 @@ def run(
 
     SIGHUP restarts it into the code that is on disk, like `instar restart`; a second SIGTERM or Ctrl-C stops at once.
 
+    With a directory, every *.toml file in it is run as an application of its own, and so is every configuration file of
+    uWSGI: a new file starts one, a touched file restarts it, a removed file stops it.
+
     \b
     Examples:
       instar run
       instar run mysite.wsgi:application --bind 127.0.0.1:8000 --workers 4
       instar run -c /etc/mysite/instar.toml
+      instar run /etc/mysites
     """
     overrides = {
         "web.bind": bind or None,
@@ -53,7 +64,17 @@ def run(
         "state_dir": str(state_dir) if state_dir else None,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
+    if target is not None and Path(target).is_dir():
+        raise typer.Exit(_run_directory(Path(target), [*given, *(["-c"] if config else [])]))
     raise typer.Exit(_run(config, target, given))
+
+
+def _run_directory(directory: Path, given: list[str]) -> int:
+    from instar.uwsgi.emperor import EmperorSettings, run
+
+    if given:
+        raise ConfigError(f"cannot run a directory with {', '.join(given)}: each application has them in its own file")
+    return run(EmperorSettings(directory.resolve(), freq=_FREQ, graceful_shutdown=True))
 
 
 def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> int:

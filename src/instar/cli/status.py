@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
+from instar.cli._emperor import EmperorDir, VassalName, emperor_meant, find_emperor, render_emperor, render_vassal
 from instar.cli._format import console, count, escaped, print_json, seconds, size, styled, table
 from instar.cli._handlers import handler_table, queue_table
 from instar.cli._options import ConfigFile, Json, Name, StateDir
@@ -22,21 +24,31 @@ REFRESH = 1.0
 
 
 def status(
+    vassal: VassalName = None,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="Refresh every second until Ctrl-C.")] = False,
     json: Json = False,
     config: ConfigFile = None,
     name: Name = None,
     state_dir: StateDir = None,
+    emperor: EmperorDir = None,
 ) -> None:
     """Show what runs: generations, workers, addresses, handlers, message queues, services.
+
+    Of an Emperor: its vassals, or one of them.
 
     \b
     Examples:
       instar status
       instar status --watch
+      instar status --emperor /etc/mysites
+      instar status shop
       instar status --json | jq '.generations[] | {number, state}'
     """
-    client = find_client(config, name, state_dir)
+    if vassal is not None:
+        return _show_vassal(find_emperor(emperor), vassal, json)
+    client = find_emperor(emperor) if emperor else find_client(config, name, state_dir)
+    if emperor is None:
+        client = emperor_meant(client, config, name, state_dir) or client
     if json:
         print_json(client.get("/v1/status"))
     elif watch and sys.stdout.isatty():
@@ -44,6 +56,17 @@ def status(
     else:
         answer = client.get("/v1/status")
         console().print(render(answer))
+    return None
+
+
+def _show_vassal(client: Any, vassal: str, json: bool) -> None:
+    answer = client.get(f"/v1/vassals/{quote(vassal, safe='')}")
+    if json:
+        print_json(answer)
+        return
+    console().print(render_vassal(answer))
+    if answer.get("supervisor"):
+        console().print(render(answer["supervisor"]))
 
 
 def _watch(client: Any) -> None:
@@ -63,6 +86,8 @@ def render(answer: dict[str, Any]) -> Group:
     from rich.console import Group
     from rich.text import Text
 
+    if "vassals" in answer:
+        return render_emperor(answer)
     parts: list[Any] = [Text.from_markup(line) for line in _summary(answer)]
     parts += ["", _generations(answer["generations"])]
     if any(generation.get("workers") for generation in answer["generations"]):

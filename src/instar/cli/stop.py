@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
+from instar.cli._emperor import EmperorDir, VassalName, find_emperor
 from instar.cli._format import print_json, seconds
 from instar.cli._options import ConfigFile, Json, Name, StateDir
 from instar.cli._target import find_client
@@ -24,22 +26,31 @@ SAY = 5.0
 
 
 def stop(
+    vassal: VassalName = None,
     now: Annotated[bool, typer.Option("--now", help="Cut open connections instead of letting them finish.")] = False,
     json: Json = False,
     config: ConfigFile = None,
     name: Name = None,
     state_dir: StateDir = None,
+    emperor: EmperorDir = None,
 ) -> None:
     """Stop the application and its supervisor; returns when both are gone.
 
     Open requests are finished, for restart.drain_timeout at most. Run it again with --now to cut that short.
 
+    With the name of a vassal: that of an Emperor, which stays stopped until `instar restart VASSAL` or a touch of its
+    file. With --emperor alone: the Emperor and all its vassals.
+
     \b
     Examples:
       instar stop
       instar stop --now
+      instar stop shop
+      instar stop --emperor /etc/mysites
     """
-    client = find_client(config, name, state_dir)
+    if vassal is not None:
+        return _stop_vassal(find_emperor(emperor), vassal, now, json)
+    client = find_client(config, name, state_dir) if emperor is None else find_emperor(emperor)
     pid = int(client.get("/v1/status")["pid"])
     started = time.monotonic()
     gone = _watch_process(pid, client)
@@ -53,6 +64,16 @@ def stop(
         print_json({"stopped": True, "pid": pid, "seconds": round(took, 3)})
     else:
         print(f"stopped in {seconds(took)}")
+    return None
+
+
+def _stop_vassal(client: Client, vassal: str, now: bool, json: bool) -> None:
+    started = time.monotonic()
+    answer = client.post(f"/v1/vassals/{quote(vassal, safe='')}/stop", {"now": now})
+    if json:
+        print_json({**answer, "seconds": round(time.monotonic() - started, 3)})
+    else:
+        print(f"{answer['vassal']} stopped in {seconds(time.monotonic() - started)}")
 
 
 def _watch_process(pid: int, client: Client) -> Callable[[float], bool]:
@@ -90,7 +111,7 @@ class _Progress:
         self._said = started
 
     def __call__(self, answer: dict[str, Any]) -> None:
-        workers = [worker for generation in answer["generations"] for worker in generation.get("workers", [])]
+        workers = [worker for generation in answer.get("generations", ()) for worker in generation.get("workers", [])]
         open_connections = sum(worker.get("connections") or 0 for worker in workers)
         took = seconds(time.monotonic() - self._started)
         text = f"stopping: {open_connections} connections still open ({took})"

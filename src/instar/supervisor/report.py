@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from instar.supervisor.logstore import LogStore
@@ -62,15 +62,21 @@ class Report:
         event = {"event": "stage", "stage": name, "state": "progress", "seconds": round(seconds, 4), "detail": detail}
         self._emit(event)
 
+    def relay(self, event: dict[str, Any]) -> None:
+        """A stage of somebody else, as its own report told it."""
+        if event.get("state") in ("done", "failed"):
+            self.stages.append({key: event[key] for key in ("stage", "state", "seconds")})
+        self._emit(event)
+
     def finish(
         self,
         outcome: str,
-        numbers: dict[str, int | None],
+        numbers: Mapping[str, Any],
         error: str | None,
         tail: list[str],
         kept: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """The last event. `numbers`: the generations concerned; `kept`: names that did not move."""
+        """The last event. `numbers`: the generations concerned, or whatever else; `kept`: names that did not move."""
         self.result = {
             "event": "result",
             "outcome": outcome,

@@ -14,6 +14,7 @@ from instar.supervisor.logstore import LogStore
 from instar.supervisor.outlets import formatter, stream_outlet
 from instar.supervisor.output import OutputFollower
 from instar.system import System
+from instar.uwsgi.emperor.control import EmperorControl
 from instar.uwsgi.emperor.emperor import Emperor, wrapper_is_uwsgi
 from instar.uwsgi.emperor.settings import EmperorSettings
 from instar.uwsgi.emperor.statedir import create
@@ -28,8 +29,6 @@ def run(options: UwsgiConfig | EmperorSettings) -> int:
 async def _serve(settings: EmperorSettings) -> int:
     state = create(settings.directory)
     state.lock()
-    output = state.output / "vassals"
-    output.mkdir(mode=0o700, exist_ok=True)
     log = LogStore(state.log)
     log.add_outlet(stream_outlet(1, formatter("text", colours=sys.stdout.isatty())))
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
@@ -37,9 +36,14 @@ async def _serve(settings: EmperorSettings) -> int:
     try:
         with _pidfile(settings):
             is_uwsgi = await wrapper_is_uwsgi(settings.wrapper)
-            emperor = Emperor(settings, output, System(), log, wrapper_is_uwsgi=is_uwsgi)
+            emperor = Emperor(settings, state, System(), log, wrapper_is_uwsgi=is_uwsgi)
             log.write(f"the Emperor runs {settings.directory}")
-            return await emperor.serve()
+            control = EmperorControl(emperor)
+            await control.start()
+            try:
+                return await emperor.serve()
+            finally:
+                await control.stop()
     finally:
         follow.cancel()
         follower.close(final=True)

@@ -7,14 +7,22 @@ import contextlib
 import os
 import shutil
 import signal
-from pathlib import Path
+from typing import Any
 
-from instar.errors import ExitCode, InstarError
+from instar.errors import BusyError, ConfigError, ExitCode, InstarError
 from instar.supervisor.changes import Changes
 from instar.supervisor.logstore import LogStore
+from instar.supervisor.report import Report
+from instar.supervisor.statedir import StateDir
+from instar.supervisor.tasks import Tasks
 from instar.system import System
+from instar.system.notify import Notice
+from instar.uwsgi.emperor.fdstore import FdStore
+from instar.uwsgi.emperor.notices import Notices
+from instar.uwsgi.emperor.renewal import Renewals
 from instar.uwsgi.emperor.scan import Found, scan
 from instar.uwsgi.emperor.settings import EmperorSettings
+from instar.uwsgi.emperor.statedir import output_folder
 from instar.uwsgi.emperor.vassal import Surroundings, Vassal
 from instar.uwsgi.emperor.vassal_file import VassalFile, understand
 
@@ -26,19 +34,46 @@ class Emperor:
     """Owner of the vassals. Everything runs in one event loop."""
 
     def __init__(
-        self, settings: EmperorSettings, output: Path, system: System, log: LogStore, *, wrapper_is_uwsgi: bool
+        self, settings: EmperorSettings, state: StateDir, system: System, log: LogStore, *, wrapper_is_uwsgi: bool
     ) -> None:
+        """Raises OSError."""
         self.settings = settings
+        self.state = state
         self.vassals: dict[str, Vassal] = {}
         self.log = log
         self.pid = os.getpid()
+        self._system = system
         self.started = system.time()
         self.stopping = False
         self.changes = Changes()
-        self._around = Surroundings(settings, output, system, self.changes, log.write)
+        self.store = FdStore()
+        self._renewals = Renewals(lambda: Report("restart", log))
+        self._tasks = Tasks(log.write)
+        self._notices = Notices(state.control / "notify.sock", self._notified)
+        self._around = Surroundings(
+            settings,
+            output_folder(state),
+            system,
+            self.changes,
+            self._tasks,
+            self.store,
+            log.write,
+            str(self._notices.path),
+            self._notices.catch_up,
+        )
         self._wrapper_is_uwsgi = wrapper_is_uwsgi
         self._now = False
         self._wake = asyncio.Event()
+
+    @property
+    def now(self) -> float:
+        """Its clock (monotonic seconds)."""
+        return self._system.monotonic()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since its start."""
+        return self._system.time() - self.started
 
     async def serve(self) -> int:
         """Run the vassals until told to stop; returns the exit code."""
@@ -67,6 +102,37 @@ class Emperor:
         """Look at the directory now."""
         self._wake.set()
 
+    # --- orders ---------------------------------------------------------------------------------------
+
+    def find(self, name: str) -> Vassal:
+        """A vassal by the name of its file, with or without the ending. Raises ConfigError."""
+        if name in self.vassals:
+            return self.vassals[name]
+        found = [vassal for key, vassal in self.vassals.items() if key.rpartition(".")[0] == name]
+        if len(found) == 1:
+            return found[0]
+        have = ", ".join(self.vassals) or "none"
+        why = "several files have that name; add the ending" if found else f"there is none of that name; it has {have}"
+        raise ConfigError(f"cannot find vassal {name} in {self.settings.directory}: {why}")
+
+    def restart(self, name: str, body: dict[str, Any]) -> Report:
+        """Renew a vassal, or start one that doesn't run. Raises ConfigError, BusyError."""
+        vassal = self.find(name)
+        if vassal.renewing:
+            raise BusyError(f"cannot restart {vassal.name}: a restart is under way; wait for its end")
+        return self._renewals.begin(vassal, body)
+
+    async def stop_vassal(self, name: str, *, now: bool) -> Vassal:
+        """End a vassal until it is restarted, or its file touched. Raises ConfigError."""
+        vassal = self.find(name)
+        self.log.write(f"vassal {vassal.name} stops by command")
+        await vassal.stop(graceful=not now)
+        self.store.discard(vassal.name)
+        return vassal
+
+    def _renew(self, vassal: Vassal) -> None:
+        self._renewals.begin(vassal, {})
+
     # --- the directory ------------------------------------------------------------------------------
 
     async def _scan(self) -> None:
@@ -90,7 +156,7 @@ class Emperor:
             return
         file = understand(found, self.settings, wrapper_is_uwsgi=self._wrapper_is_uwsgi)
         if vassal is None:
-            self.vassals[found.name] = vassal = Vassal(file, self._around, self._blocker)
+            self.vassals[found.name] = vassal = Vassal(file, self._around, blocker=self._blocker, renew=self._renew)
             vassal.begin()
         else:
             self.log.write(f"vassal {found.name} was touched")
@@ -99,7 +165,27 @@ class Emperor:
     def _remove(self, name: str) -> None:
         vassal = self.vassals.pop(name)
         self.log.write(f"vassal {name} was removed; it stops")
-        self._around.tasks.spawn(vassal.stop(), f"stop {name}")
+        self._tasks.spawn(self._end(vassal), f"stop {name}")
+
+    async def _end(self, vassal: Vassal) -> None:
+        await vassal.stop()
+        self.store.discard(vassal.name)
+
+    def _notified(self, notice: Notice) -> None:
+        processes = ((vassal, vassal.process) for vassal in self.vassals.values() if vassal.process is not None)
+        found = next(((vassal, process) for vassal, process in processes if process.pid == notice.pid), None)
+        fields, taken = notice.fields, False
+        if found is not None:
+            vassal, process = found
+            if fields.get("FDSTOREREMOVE") == "1":
+                self.store.remove(vassal.name, fields.get("FDNAME", ""))
+            elif fields.get("FDSTORE") == "1":
+                self.store.add(vassal.name, fields.get("FDNAME", ""), notice.fds)
+                taken = True
+            process.notified(fields)
+        if not taken:
+            # A barrier is answered by that.
+            notice.close()
 
     def _blocker(self, file: VassalFile) -> str:
         """The pool that a vassal needs and that isn't ready, if it is one of ours."""
@@ -120,7 +206,8 @@ class Emperor:
 
     def _reload_all(self) -> None:
         for vassal in self.vassals.values():
-            vassal.reload()
+            if vassal.running and not vassal.renewing:
+                self._renew(vassal)
 
     def _forgive_all(self) -> None:
         for vassal in self.vassals.values():
@@ -134,7 +221,9 @@ class Emperor:
         others = [vassal for vassal in self.vassals.values() if not vassal.file.pools]
         for group in (others, pools):
             await asyncio.gather(*(vassal.stop(mercy=self.settings.mercy) for vassal in group))
-        await self._around.tasks.cancel()
+        await self._tasks.cancel()
+        self._notices.close()
+        self.store.close()
 
 
 async def wrapper_is_uwsgi(wrapper: str) -> bool:

@@ -8,14 +8,18 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from instar.supervisor.changes import Changes
 from instar.system import System
+from instar.uwsgi.emperor.fdstore import Stored
 from instar.uwsgi.emperor.link import VARIABLE, Link, News, Order
 
 #: Status of a process that isn't our child, so that the kernel doesn't tell.
 UNKNOWN = 255
+_EXEC_WITH = str(Path(__file__).with_name("exec_with.py"))
 
 
 class VassalProcess:
@@ -35,6 +39,10 @@ class VassalProcess:
         self.cursed = 0.0
         #: Of the last heartbeat (monotonic); 0 without any.
         self.heartbeat = 0.0
+        #: What it said last about itself (STATUS=).
+        self.words = ""
+        #: Its state directory, if it said so.
+        self.state_dir: Path | None = None
         #: None while it lives; negative: the signal that ended it.
         self.status: int | None = None
         self._system = system
@@ -85,6 +93,17 @@ class VassalProcess:
         """It begins anew in the same process (a reload): what it said before no longer counts."""
         self.ready = self.accepting = False
 
+    def notified(self, fields: Mapping[str, str]) -> None:
+        """It sent a notification (sd_notify(3))."""
+        if fields.get("READY") == "1":
+            self.ready = self.accepting = True
+        if fields.get("STOPPING") == "1":
+            self.stopping = True
+        self.words = fields.get("STATUS", self.words)
+        if told := fields.get("X_INSTAR_STATE"):
+            self.state_dir = Path(told)
+        self._changes.notify()
+
     def _on_news(self, news: News | None) -> None:
         now = self._system.monotonic()
         match news:
@@ -118,20 +137,21 @@ def start(
     cwd: str,
     output: int,
     linked: bool,
+    stored: Sequence[Stored],
     system: System,
     changes: Changes,
 ) -> VassalProcess:
-    """Start a vassal; `linked`: with UWSGI_EMPEROR_FD. Raises OSError."""
+    """Start a vassal. `linked`: with UWSGI_EMPEROR_FD. `stored`: what it gets as LISTEN_FDS. Raises OSError."""
     ours, theirs = socket.socketpair()
     with contextlib.closing(theirs):
         try:
             extra = {VARIABLE: str(theirs.fileno())} if linked else {}
             child = system.spawn(
-                argv,
+                (*_exec_with(stored), *argv),
                 env={**env, **extra},
                 cwd=cwd,
                 output=output,
-                pass_fds=[theirs.fileno()] if linked else [],
+                pass_fds=[*([theirs.fileno()] if linked else []), *(item.fd for item in stored)],
             )
             process = VassalProcess(child.pid, system, changes, child=child)
         except OSError:
@@ -142,3 +162,10 @@ def start(
     else:
         ours.close()
     return process
+
+
+def _exec_with(stored: Sequence[Stored]) -> tuple[str, ...]:
+    if not stored:
+        return ()
+    fds, names = ",".join(str(item.fd) for item in stored), ":".join(item.name for item in stored)
+    return (sys.executable, "-I", "-S", _EXEC_WITH, fds, names)

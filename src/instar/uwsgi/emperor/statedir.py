@@ -32,8 +32,14 @@ def create(directory: Path) -> StateDir:
     """The same, created. Raises InstarError."""
     state = emperor_state(directory)
     state.create(None, None)
+    output_folder(state).mkdir(mode=0o700, exist_ok=True)
     (state.control / _NAME).write_text(f"{directory.resolve()}\n")
     return state
+
+
+def output_folder(state: StateDir) -> Path:
+    """For the output of the vassals."""
+    return state.output / "vassals"
 
 
 def emperors() -> list[tuple[Path, StateDir]]:

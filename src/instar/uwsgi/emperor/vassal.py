@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import enum
 import os
 import re
@@ -16,6 +17,7 @@ from instar.supervisor.changes import Changes
 from instar.supervisor.tasks import Tasks
 from instar.system import System, describe_status
 from instar.uwsgi.emperor.environment import environment
+from instar.uwsgi.emperor.fdstore import FdStore, Stored
 from instar.uwsgi.emperor.link import Order
 from instar.uwsgi.emperor.process import VassalProcess, start
 from instar.uwsgi.emperor.settings import EmperorSettings
@@ -45,26 +47,38 @@ class State(enum.StrEnum):
     STOPPED = "stopped"
 
 
+@dataclasses.dataclass(frozen=True)
 class Surroundings:
     """What all vassals of an Emperor share."""
 
-    def __init__(
-        self, settings: EmperorSettings, output: Path, system: System, changes: Changes, log: Callable[[str], None]
-    ) -> None:
-        self.settings = settings
-        self.output = output
-        self.system = system
-        self.changes = changes
-        self.log = log
-        self.tasks = Tasks(log)
+    settings: EmperorSettings
+    output: Path
+    system: System
+    changes: Changes
+    tasks: Tasks
+    store: FdStore
+    log: Callable[[str], None]
+    #: Address for NOTIFY_SOCKET.
+    notify: str
+    #: Handle notices that have come in.
+    catch_up: Callable[[], None]
 
 
 class Vassal:
-    """Owner of its processes. `blocker` says what it has to wait for (empty: nothing)."""
+    """Owner of its processes. `blocker` says what it has to wait for (empty: nothing); `renew` restarts it."""
 
-    def __init__(self, file: VassalFile, around: Surroundings, blocker: Callable[[VassalFile], str]) -> None:
+    def __init__(
+        self,
+        file: VassalFile,
+        around: Surroundings,
+        *,
+        blocker: Callable[[VassalFile], str],
+        renew: Callable[[Vassal], object],
+    ) -> None:
         self.file = file
         self.process: VassalProcess | None = None
+        #: A restart is under way.
+        self.renewing = False
         self.restarts = 0
         self.first_run = self.last_run = 0.0
         #: Why it waits or doesn't run, for people.
@@ -73,13 +87,30 @@ class Vassal:
         self._around = around
         self._blocker = blocker
         self._wanted = True
-        self._restarting = False
+        self._renew = renew
+        #: Its file was touched while it restarted.
+        self._again = False
         self._task: asyncio.Task[Any] | None = None
 
     @property
     def name(self) -> str:
         """The name of its file."""
         return self.file.found.name
+
+    @property
+    def tasks(self) -> Tasks:
+        """Where what is done with it runs."""
+        return self._around.tasks
+
+    @property
+    def changes(self) -> Changes:
+        """Of it and of all others."""
+        return self._around.changes
+
+    @property
+    def stored(self) -> list[Stored]:
+        """The descriptors that it has left with the Emperor."""
+        return self._around.store.of(self.name)
 
     @property
     def running(self) -> bool:
@@ -99,7 +130,7 @@ class Vassal:
             return State.WAITING if self._wanted else State.STOPPED
         if process.stopping:
             return State.STOPPING
-        if self._restarting:
+        if self.renewing:
             return State.RESTARTING
         if process.accepting:
             return State.SERVING
@@ -130,23 +161,20 @@ class Vassal:
         """Its file changed: that restarts it, and ends whatever pause it is in."""
         self.file = file
         self.throttle.forget()
-        if self.running and self._wanted:
-            self.reload()
+        if self.renewing:
+            self._again = True
+        elif self.running and self._wanted:
+            self._renew(self)
         else:
             self.begin()
 
-    def reload(self) -> None:
-        """The real uWSGI begins anew in place; instar's own hand over to a new generation."""
-        if self.process is None:
-            return
-        if self.file.kind is Kind.NATIVE:
-            self.process.signal(signal.SIGHUP)
-        elif self.process.order(Order.RELOAD):
-            if self.file.kind is Kind.UWSGI:
-                self.process.reset()
-        else:
-            self._around.log(f"cannot reload {self.name}: it doesn't listen to its Emperor")
+    def renewed(self) -> None:
+        """A restart is over, whatever came of it."""
+        self.renewing = False
         self.restarts += 1
+        if self._again and self._wanted:
+            self._again = False
+            self._renew(self)
 
     def check_heartbeat(self) -> None:
         """SIGKILL for one that has stopped sending heartbeats, or closed its link and lives on."""
@@ -221,16 +249,18 @@ class Vassal:
 
     def _start(self) -> VassalProcess:
         around, system = self._around, self._around.system
+        around.catch_up()
         self.last_run = system.time()
         self.first_run = self.first_run or self.last_run
         fd = system.open_append(around.output / f"{_plain(self.name)}.out")
         try:
             return start(
                 self.file.argv,
-                env=environment(os.environ, self.file),
+                env=environment(os.environ, self.file, around.notify),
                 cwd=str(around.settings.directory),
                 output=fd,
                 linked=self.file.kind is not Kind.NATIVE,
+                stored=around.store.of(self.name),
                 system=system,
                 changes=around.changes,
             )
