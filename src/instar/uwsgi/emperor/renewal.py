@@ -44,6 +44,7 @@ class Renewals:
             result = {"outcome": _OUTCOMES.get(error.exit_code, "failed"), "error": str(error)}
         finally:
             vassal.renewed()
+            self._log(vassal, result)
             known = {key: result.pop(key, None) for key in ("outcome", "error", "log_tail", "kept")}
             report.finish(
                 known["outcome"] or "done",
@@ -53,12 +54,18 @@ class Renewals:
                 known["kept"] or (),
             )
 
+    def _log(self, vassal: Vassal, result: dict[str, Any]) -> None:
+        error = f": {result['error']}" if result.get("error") else ""
+        vassal.log(f"restart of vassal {vassal.name}: {result.get('outcome') or 'done'}{error}")
+
     async def _renew(self, vassal: Vassal, body: dict[str, Any], report: Report) -> dict[str, Any]:
         process = vassal.process
         if process is None or not process.alive:
             return await _start(vassal, report)
-        if vassal.file.kind is not Kind.UWSGI and await supervised.status(vassal.file, process) is not None:
-            return await _hand_over(vassal, process, body, report)
+        if vassal.file.kind is not Kind.UWSGI:
+            await _boot(vassal, process, report)
+            if await supervised.status(vassal.file, process) is not None:
+                return await _hand_over(vassal, process, body, report)
         return await _reload(vassal, process, report)
 
 
@@ -69,6 +76,13 @@ async def _start(vassal: Vassal, report: Report) -> dict[str, Any]:
         vassal.begin()
         await _until_ready(vassal, stage, lambda: vassal.ready)
     return {}
+
+
+async def _boot(vassal: Vassal, process: VassalProcess, report: Report) -> None:
+    """It has only just been started, perhaps with the old file: it can't be restarted before it is there."""
+    if not process.ready:
+        with report.stage("wait") as stage:
+            await _until_ready(vassal, stage, lambda: vassal.ready)
 
 
 async def _hand_over(vassal: Vassal, process: VassalProcess, body: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -98,7 +112,7 @@ async def _reload(vassal: Vassal, process: VassalProcess, report: Report) -> dic
 
 
 async def _until_ready(vassal: Vassal, stage: Stage, ready: Callable[[], bool]) -> None:
-    first, failures = vassal.process, vassal.throttle.attempts
+    first, failures = vassal.process if vassal.running else None, vassal.throttle.attempts
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(READY_WITHIN):
             await vassal.changes.until(lambda: ready() or vassal.throttle.attempts > failures or _over(first, vassal))

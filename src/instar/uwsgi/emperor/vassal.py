@@ -16,6 +16,7 @@ from typing import Any
 from instar.supervisor.changes import Changes
 from instar.supervisor.tasks import Tasks
 from instar.system import System, describe_status
+from instar.uwsgi.emperor import supervised
 from instar.uwsgi.emperor.environment import environment
 from instar.uwsgi.emperor.fdstore import FdStore, Stored
 from instar.uwsgi.emperor.link import Order
@@ -28,6 +29,8 @@ from instar.uwsgi.emperor.vassal_file import Kind, VassalFile
 HEALTHY_AFTER = 10.0
 #: Between two starts of a healthy vassal that ends (seconds): an immediate end must not become a busy loop.
 _PAUSE = 0.1
+#: Between two questions to a vassal's supervisor that boots (seconds).
+_ASK_EVERY = 0.5
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
@@ -101,6 +104,11 @@ class Vassal:
     def tasks(self) -> Tasks:
         """Where what is done with it runs."""
         return self._around.tasks
+
+    @property
+    def log(self) -> Callable[[str], None]:
+        """Writes a line of the Emperor."""
+        return self._around.log
 
     @property
     def changes(self) -> Changes:
@@ -225,6 +233,8 @@ class Vassal:
             return
         self.process = process
         log(f"vassal {self.name} started (pid {process.pid})")
+        if self.file.kind is not Kind.UWSGI:
+            self.tasks.spawn(self._ask(process), f"ask {self.name}")
         began = system.monotonic()
         status = await process.wait()
         healthy = process.loyal or system.monotonic() - began >= HEALTHY_AFTER
@@ -239,6 +249,14 @@ class Vassal:
         else:
             self.restarts += 1
             self._failed(describe_status(status))
+
+    async def _ask(self, process: VassalProcess) -> None:
+        """Its supervisor serves before it says so, or without ever saying so."""
+        while process.alive and not process.ready:
+            answer = await supervised.status(self.file, process)
+            if answer is not None and answer.get("state") == "serving":
+                process.notified({"READY": "1"})
+            await asyncio.sleep(_ASK_EVERY)
 
     def _failed(self, why: str) -> None:
         if not self._around.settings.no_blacklist:
