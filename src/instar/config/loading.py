@@ -39,7 +39,7 @@ def load(
     given = _overrides(overrides or {}, target)
     state = given.pop("state_dir", None)
     for key, value in given.items():
-        _put(raw, key.split("."), value)
+        put(raw, key.split("."), value)
     config = _validate(raw, file, set(given))
     if state is not None:
         config._state_dir = current_folder() / state
@@ -105,7 +105,8 @@ def _from_cwd(bind: str) -> str:
     return str(absolute(parse_address(bind), current_folder()))
 
 
-def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
+def put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set one key in nested tables."""
     *tables, last = keys
     for name in tables:
         inner = raw.setdefault(name, {})

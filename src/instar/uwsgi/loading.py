@@ -43,8 +43,7 @@ def application_of(config: UwsgiConfig) -> Application | None:
 
 def needs_app(config: UwsgiConfig) -> bool:
     """On unless a line switches it off: a release that doesn't load must never replace one that works."""
-    option = config.last("need-app")
-    return option is None or is_true(option.value)
+    return is_true(config.text("need-app"))
 
 
 def target_of(application: Application) -> tuple[str, bool]:

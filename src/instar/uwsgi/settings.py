@@ -19,10 +19,12 @@ BOOT_TIMEOUT = 300
 #: uWSGI's defaults.
 BUFFER_SIZE = 4096
 SOCKET_TIMEOUT = 4
+BACKLOG = 100
 MERCY = 60
 
 HOME = ("virtualenv", "venv", "home", "pyhome")
-PYTHONPATH = ("pythonpath", "python-path", "pp", "early-pythonpath", "early-python-path")
+PYTHONPATH = ("pythonpath", "python-path", "pp")
+CHECK_STATIC = ("check-static", "static-check")
 LOG_FILES = ("logto", "logto2", "daemonize", "daemonize2")
 
 
@@ -58,7 +60,7 @@ def _pythonpath(config: UwsgiConfig, surroundings: Surroundings, base: Path) -> 
 
 
 def _environment(config: UwsgiConfig) -> Iterator[tuple[str, str]]:
-    for value in config.texts("env", "ienv"):
+    for value in config.texts("env"):
         name, equals, content = value.partition("=")
         if equals:
             yield name, content
@@ -103,9 +105,9 @@ def reaches_out(bind: str) -> bool:
 def static(config: UwsgiConfig, base: Path) -> dict[str, str]:
     """`[web.static]`. The first folder of a prefix counts."""
     result: dict[str, str] = {}
-    for option in config.all("static-map", "static-map2", "check-static", "check-static-docroot"):
+    for option in config.all("static-map", "static-map2", *CHECK_STATIC):
         prefix, _, folder = option.value.partition("=")
-        if option.key == "check-static":
+        if option.key in CHECK_STATIC:
             prefix, folder = "/", option.value
         elif option.key == "static-map2":
             # The file's path repeats the prefix.
@@ -143,11 +145,21 @@ def _named(names: list[str]) -> dict[str, Any]:
     return {"count": len(names)} | ({} if names == usual else {"exact_names": names})
 
 
+def services(config: UwsgiConfig) -> dict[str, Any]:
+    """`[services]`: attached daemons. uWSGI gives the line to a shell, so it may have quotes and variables in it."""
+    commands = config.texts("attach-daemon", "attach-control-daemon")
+    return {
+        f"daemon{number}": {"command": ["/bin/sh", "-c", f"exec {command}"]}
+        for number, command in enumerate(commands, 1)
+    }
+
+
 def log(config: UwsgiConfig, cwd: Path, base: Path) -> dict[str, Any]:
     """`[log]`."""
     option = config.last(*LOG_FILES)
     loggers = [value.removeprefix("file:") for value in config.texts("logger") if value.startswith("file:")]
+    size = {"max_size": config.number("log-maxsize")} if config.number("log-maxsize") else {}
     if option is not None:
         # The others are opened before chdir.
-        return {"file": str((base if option.key == "logto2" else cwd) / option.value), "stdout": False}
-    return {"file": str(base / loggers[0]), "stdout": False} if loggers else {}
+        return {"file": str((base if option.key == "logto2" else cwd) / option.value), "stdout": False, **size}
+    return {"file": str(base / loggers[0]), "stdout": False, **size} if loggers else size

@@ -8,12 +8,11 @@ tables in uWSGI's source, branch uwsgi-2.0.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 from collections.abc import Mapping
 from importlib import resources
 from typing import Literal
-
-from instar.config.nearest import nearest
 
 Argument = Literal["none", "required", "optional"]
 Kind = Literal["switch", "text", "number", "list"]
@@ -60,7 +59,7 @@ def is_immediate(key: str) -> bool:
 
 @functools.cache
 def nearest_name(key: str) -> str | None:
-    """The option that looks most like it, if any does."""
+    """The option that looks most like it, if one does: with so many options, some word is always a bit alike."""
     by_word = {name.replace("-", "_"): name for name in known_options()}
-    match = nearest(key.replace("-", "_"), by_word)
-    return by_word[match] if match else None
+    matches = difflib.get_close_matches(key.lower().replace("-", "_"), by_word, n=1, cutoff=0.82)
+    return by_word[matches[0]] if matches else None
