@@ -139,6 +139,11 @@ def install(process: HandlerProcess) -> Handler:
     return replace(Handler(process))
 
 
+def hand_on() -> bool:
+    """The last act of a handler's process, right before os._exit: see `HandlerProcess.hand_on`. For the runtime."""
+    return _current is not None and _current._process.hand_on()
+
+
 def replace(handler: Handler | None) -> Handler:
     """Put another handler (or none) in place; only tests need that. Returns the argument."""
     global _current

@@ -88,11 +88,11 @@ class Zygote:
     def _load(self) -> None:
         spec, began = self.spec, self.system.monotonic()
         prepare_path(spec.chdir, spec.pythonpath)
+        hazards = ForkHazards()
         extending = extension.install(spec, self.board, self.tell)
         extending.before_load()
         notes = list(spec.lazy_notes)
         if spec.target and not spec.lazy:
-            hazards = ForkHazards()
             self.app = load(spec.target, factory=spec.factory, interface=spec.interface)
             found = hazards.found()
             if found and spec.lazy is None:
