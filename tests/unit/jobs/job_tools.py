@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,25 @@ from instar.handlers import fence
 from instar.handlers.lease import Lease
 from instar.jobs.model import Claim, Ending, JobState, Outcome, Submission
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import Wanted
+from instar.jobs.store.turn import Place, Wanted
 
-WANTED = Wanted(places={"local": 10}, route=lambda job: "local")
 DONE = Outcome(Ending.EXITED, exit_code=0)
 FAILED = Outcome(Ending.EXITED, exit_code=7)
+
+
+def want(free: int = 10, **more: Any) -> Wanted:
+    """Room for some local jobs, where jobs without a destination are run as well."""
+    return Wanted(
+        **{
+            "places": {"local": Place("local")},
+            "rooms": {"local": free},
+            "route": lambda given: dataclasses.replace(given, destination="local"),
+            **more,
+        }
+    )
+
+
+WANTED = want()
 
 
 class TestHolder:

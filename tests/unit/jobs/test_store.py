@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
-from job_tools import DONE, FAILED, WANTED, claim, command, finish, ids
+from job_tools import DONE, FAILED, WANTED, claim, command, finish, ids, want
 
 from instar.handlers.errors import Fenced
 from instar.jobs.errors import JobError, NoSuchJobError, SubmissionError, WaitTimeoutError
 from instar.jobs.model import Ending, JobState, OnLost, Outcome, Submission
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import Note, Wanted
+from instar.jobs.store.turn import Note, Place, Wanted
 
 LOST = Outcome(Ending.LOST, error="its shim was killed")
 
@@ -72,7 +73,7 @@ def test_a_named_job_waits_for_its_handler(store: JobStore, hold) -> None:
 def test_pool_and_tag(store: JobStore, hold) -> None:
     holder = hold()
     jobs = [store.submit(command(**wish)) for wish in ({"pool": "jobs"}, {"pool": "web"}, {"tag": "big"}, {"tag": "x"})]
-    wanted = Wanted(places={"local": 10}, pool="jobs", tags=("small", "big"), route=lambda job: "local")
+    wanted = want(pool="jobs", tags=("small", "big"))
     assert ids(claim(store, holder, wanted)) == [jobs[0], jobs[2]]
     assert claim(store, holder) == []
 
@@ -86,7 +87,7 @@ def test_priority_then_age_and_not_before_its_time(store: JobStore, hold) -> Non
             command(priority=5),
         ]
     )
-    wanted = Wanted(places={"local": 2}, route=lambda job: "local")
+    wanted = want(2)
     holder = hold()
     assert ids(claim(store, holder, wanted)) == [high, first]
     assert ids(claim(store, holder, wanted)) == [low]
@@ -100,20 +101,21 @@ def test_places_of_destinations(store: JobStore, hold) -> None:
     routed = store.submit(command(kind="special"))
     unroutable = store.submit(command(kind="odd"))
     wanted = Wanted(
-        places={"local": 2, "slurm": 5, "full": 0},
-        route=lambda job: {"special": "slurm"}.get(job.kind),
-        runners={"slurm": "cluster"},
+        places={"local": Place("local"), "slurm": Place("cluster"), "full": Place("other")},
+        rooms={"local": 2, "cluster": 5, "other": 0},
+        route=lambda given: replace(given, destination="slurm", tag="x") if given.kind == "special" else given,
+        tags=("x",),
     )
     got = claim(store, hold(), wanted)
     assert ids(got) == [*local[:2], *slurm, routed]
     assert [each.attempt.destination for each in got] == ["local", "local", "slurm", "slurm", "slurm"]
-    assert [each.attempt.runner for each in got] == ["", "", "cluster", "cluster", "cluster"]
+    assert [each.attempt.runner for each in got] == ["local", "local", "cluster", "cluster", "cluster"]
     assert store.get(unknown).state is store.get(unroutable).state is JobState.NEW
 
 
 def test_taking_is_starting_where_that_is_so(store: JobStore, hold) -> None:
     store.submit(command(destination="thread"))
-    (claimed,) = claim(store, hold(), Wanted(places={"thread": 1}, immediate=frozenset({"thread"})))
+    (claimed,) = claim(store, hold(), Wanted({"thread": Place("thread", immediate=True)}, {"thread": 1}))
     assert claimed.job.state is JobState.RUNNING
     assert claimed.job.started_at
 
@@ -123,10 +125,10 @@ def test_has_work(store: JobStore) -> None:
     store.submit(command(handler="main.jobs.2"))
     assert not store.has_work("main.jobs.1", WANTED)
     assert store.has_work("main.jobs.2", WANTED)
-    assert not store.has_work("main.jobs.2", Wanted(places={"local": 0}, route=lambda job: "local"))
-    assert not store.has_work("main.jobs.2", Wanted(places={"local": 5}))
+    assert not store.has_work("main.jobs.2", want(0))
+    assert not store.has_work("main.jobs.2", Wanted({"local": Place("local")}, {"local": 5}))
     store.submit(command(destination="local"))
-    assert store.has_work("main.jobs.1", Wanted(places={"local": 5, "other": 1}))
+    assert store.has_work("main.jobs.1", Wanted({"local": Place("a"), "other": Place("b")}, {"a": 5, "b": 1}))
 
 
 def test_users_take_turns(store: JobStore, hold) -> None:
@@ -134,30 +136,67 @@ def test_users_take_turns(store: JobStore, hold) -> None:
     bob = [store.submit(command(user="bob")) for _ in range(2)]
     eve = store.submit(command(user="eve"))
     holder = hold()
-    four = Wanted(places={"local": 4}, route=lambda job: "local")
+    four = want(4)
     assert sorted(ids(claim(store, holder, four))) == sorted([ann[0], bob[0], eve, ann[1]])
     # Those who have less running come first.
     assert sorted(ids(claim(store, holder, four))) == sorted([bob[1], ann[2], ann[3], ann[4]])
 
 
-def test_max_grab(store: JobStore, hold) -> None:
+def test_the_window_of_a_user(store: JobStore, hold) -> None:
     ann = [store.submit(command(user="ann")) for _ in range(10)]
     bob = store.submit(command(user="bob"))
-    wanted = Wanted(places={"local": 8}, max_grab=3, route=lambda job: "local")
+    wanted = want(8, window=3)
     assert sorted(ids(claim(store, hold(), wanted))) == sorted([*ann[:3], bob])
+
+
+def test_grab(store: JobStore, hold) -> None:
+    jobs = store.submit_many([command() for _ in range(5)])
+    assert ids(claim(store, hold(), want(grab=3))) == jobs[:3]
+
+
+def test_runners_of_several_destinations_have_one_room(store: JobStore, hold) -> None:
+    store.submit_many([command(destination=name) for name in ("a", "a", "b", "b")])
+    wanted = Wanted({"a": Place("local"), "b": Place("local")}, {"local": 3})
+    assert [each.attempt.destination for each in claim(store, hold(), wanted)] == ["a", "a", "b"]
+
+
+def test_limits_hold_for_all_handlers_together(store: JobStore, hold) -> None:
+    jobs = store.submit_many([command(user=user) for user in ("ann", "ann", "ann", "bob", "bob")])
+    one, two = hold("main.jobs.1"), hold("main.jobs.2")
+    limited = want(places={"local": Place("local", limit=3)})
+    assert len(claim(store, one, want(2, places=limited.places))) == 2
+    (third,) = claim(store, two, limited)
+    assert claim(store, one, limited) == []
+    assert store.stats().live == {"main.jobs.1": 2, "main.jobs.2": 1}
+    finish(store, two, third)
+    assert len(claim(store, one, limited)) == 1
+    assert sum(store.get(job).state is JobState.NEW for job in jobs) == 1
+
+
+def test_limits_of_a_user(store: JobStore, hold) -> None:
+    ann = store.submit_many([command(user="ann") for _ in range(4)])
+    bob = store.submit(command(user="bob"))
+    holder = hold()
+    here = want(places={"local": Place("local", user_limit=2)})
+    assert sorted(ids(claim(store, holder, here))) == [*ann[:2], bob]
+    assert claim(store, holder, here) == []
+    assert ids(claim(store, holder, want(user_limit=3))) == [ann[2]]
+    other = store.submit(command(user="ann", destination="b"))
+    assert claim(store, holder, Wanted({"b": Place("b")}, {"b": 9}, user_limit=3)) == []
+    assert ids(claim(store, holder, Wanted({"b": Place("b", user_limit=1)}, {"b": 9}))) == [other]
 
 
 def test_an_urgent_job_comes_before_fairness(store: JobStore, hold) -> None:
     store.submit(command(user="bob"))
     urgent = store.submit(command(user="ann", priority=1))
     holder = hold()
-    one = Wanted(places={"local": 1}, route=lambda job: "local")
+    one = want(1)
     assert ids(claim(store, holder, one)) == [urgent]
 
 
 def test_a_job_is_claimed_once(store: JobStore, hold) -> None:
     """Four handlers, each with a thread of its own, empty one queue."""
-    wanted = Wanted(places={"local": 3}, route=lambda job: "local")
+    wanted = want(3)
     holders = [hold(f"main.jobs.{index}") for index in range(4)]
     jobs = store.submit_many([command(user=f"u{index % 3}") for index in range(120)])
     got: list[int] = []
@@ -255,7 +294,7 @@ def test_refused_is_final(store: JobStore, hold) -> None:
 def test_a_later_holder_fences_the_earlier_one(store: JobStore, hold) -> None:
     jobs = store.submit_many([command(), command(), command()])
     zombie = hold()
-    one = Wanted(places={"local": 1}, route=lambda job: "local")
+    one = want(1)
     (held,) = claim(store, zombie, one)
     successor = hold(elsewhere="2")
     with store.turn(successor) as turn:
@@ -300,8 +339,7 @@ def test_cancel_what_runs(store: JobStore, hold) -> None:
     claimed, _ = claim(store, holder)
     assert store.cancel(job).cancelling
     store.cancel(job)
-    with store.turn(holder) as turn:
-        assert turn.to_cancel() == [job]
+    assert store.in_hand(holder.name) == {job: True, other: False}
     assert finish(store, holder, claimed, FAILED) == "cancelled"
     assert [each.what for each in store.events(job)] == ["cancel requested"]
     assert not store.get(job).cancelling
@@ -452,8 +490,15 @@ def test_reassign_what_runs(store: JobStore, hold) -> None:
 
 def test_free(store: JobStore, hold) -> None:
     jobs = store.submit_many([command(handler="main.gone.1"), command(handler="main.jobs.2"), command()])
-    assert store.free({"main.jobs.1", "main.jobs.2"}, after=3600) == 0
-    assert store.free({"main.jobs.1", "main.jobs.2"}) == 1
+    with store.turn(hold("main.jobs.2")) as turn:
+        turn.beat()
+        turn.beat()
+    (name,) = store.handlers()
+    assert name == "main.jobs.2"
+    assert store.free(after=3600) == 0
+    with store._writing() as do:
+        do.all("UPDATE instar_job SET run_at = run_at - 100")
+    assert store.free(after=90) == 1
     assert ids(claim(store, hold())) == [jobs[0], jobs[2]]
     assert store.events(jobs[0])[0].what == "freed"
 
@@ -479,7 +524,7 @@ def test_purge(store: JobStore, hold) -> None:
 def test_stats(store: JobStore, hold) -> None:
     assert store.stats().oldest_wait is None
     store.submit_many([command(), command(), command(handler="main.x.1"), command(run_at=9e9)])
-    claim(store, hold(), Wanted(places={"local": 1}, route=lambda job: "local"))
+    claim(store, hold(), want(1))
     stats = store.stats()
     assert stats.states == {"dispatching": 1, "new": 3}
     assert stats.waiting == {"": 2, "main.x.1": 1}

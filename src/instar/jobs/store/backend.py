@@ -63,6 +63,10 @@ class Backend(abc.ABC):
         """Within a transaction: wait until nobody else changes the tables."""
 
     @abc.abstractmethod
+    def guard_limits(self, connection: Any) -> None:
+        """Within a transaction: wait until nobody else takes jobs that are counted."""
+
+    @abc.abstractmethod
     def has_table(self, connection: Any, name: str) -> bool:
         """Whether there is such a table."""
 

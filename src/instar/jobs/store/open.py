@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -13,8 +14,17 @@ from instar.jobs.store.sqlite import SQLite
 
 
 def backend_for(url: str) -> Backend:
-    """The backend of `postgresql://…`, `sqlite:///PATH` or a path. Raises StoreError."""
+    """The backend of `postgresql://…`, `sqlite:///PATH`, a path, or `env:NAME` for what that variable holds.
+
+    Raises StoreError.
+    """
     scheme, colon, rest = url.partition(":")
+    if scheme == "env" and colon:
+        if not os.environ.get(rest):
+            raise StoreError(
+                f"cannot open the job store: the environment variable {rest}, which has its URL, is not set"
+            )
+        return backend_for(os.environ[rest])
     if scheme in ("postgresql", "postgres") and colon:
         return PostgreSQL(url)
     if scheme == "sqlite" and colon:

@@ -19,12 +19,14 @@ FRESH: Final = 10.0
 #: more a little later when it was woken, so none is missed.
 QUIET: Final = 0.005
 CHANNEL: Final = "instar_jobs"
+#: Keys of advisory locks.
 _SCHEMA_KEY: Final = 0x696E73746172_01
+_LIMITS_KEY: Final = 0x696E73746172_02
 _NAME: Final = re.compile(r"(?<!:):([a-z_]+)")
 
 _RUNNING: Final = (
-    "SELECT user_name, count(*) AS running FROM instar_job WHERE state IN ('dispatching', 'queued', 'running')"
-    " GROUP BY user_name"
+    "SELECT user_name, count(*) AS everywhere, count(*) FILTER (WHERE ran_at = :destination) AS here FROM instar_job"
+    " WHERE state IN ('dispatching', 'queued', 'running') GROUP BY user_name"
 )
 #: Everybody who has a job waiting, in one step of the index each.
 _USERS: Final = (
@@ -34,12 +36,13 @@ _USERS: Final = (
 )
 _FAIR: Final = (
     f"WITH RECURSIVE users(name) AS ({_USERS}), running AS ({_RUNNING}), ready AS ("
-    "SELECT mine.id, mine.priority, coalesce(running.running, 0)"
-    " + row_number() OVER (PARTITION BY users.name ORDER BY mine.priority DESC, mine.id) AS turn"
+    "SELECT mine.id, mine.priority, coalesce(everywhere, 0) AS everywhere, coalesce(here, 0) AS here,"
+    " row_number() OVER (PARTITION BY users.name ORDER BY mine.priority DESC, mine.id) AS turn"
     " FROM users CROSS JOIN LATERAL (SELECT id, priority FROM instar_job WHERE user_name = users.name AND {where}"
-    " ORDER BY priority DESC, id LIMIT :grab) mine LEFT JOIN running ON running.user_name = users.name)"
+    " ORDER BY priority DESC, id LIMIT :window) mine LEFT JOIN running ON running.user_name = users.name)"
     " SELECT j.id FROM instar_job j JOIN ready ON ready.id = j.id WHERE j.state = 'new'"
-    " ORDER BY ready.priority DESC, ready.turn, j.id LIMIT :limit FOR UPDATE OF j SKIP LOCKED"
+    " AND turn + everywhere <= :user_limit AND turn + here <= :user_limit_here"
+    " ORDER BY ready.priority DESC, turn + everywhere, j.id LIMIT :limit FOR UPDATE OF j SKIP LOCKED"
 )
 _FIRST: Final = "SELECT id FROM instar_job WHERE {where} ORDER BY priority DESC, id LIMIT :limit FOR UPDATE SKIP LOCKED"
 
@@ -104,6 +107,10 @@ class PostgreSQL(Backend):
     def guard_schema(self, connection: Any) -> None:
         """See Backend."""
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_KEY,))
+
+    def guard_limits(self, connection: Any) -> None:
+        """See Backend."""
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LIMITS_KEY,))
 
     def has_table(self, connection: Any, name: str) -> bool:
         """See Backend."""

@@ -104,6 +104,15 @@ CREATE TABLE instar_job_event (
     data {text} NOT NULL DEFAULT '{{}}'
 )"""
 
+#: Who has looked after jobs, and when last.
+_HANDLER: Final = """
+CREATE TABLE instar_job_handler (
+    name {text} PRIMARY KEY,
+    epoch {number} NOT NULL,
+    host {text} NOT NULL,
+    seen_at {real} NOT NULL
+)"""
+
 _NEW: Final = "state = 'new'"
 _LIVE: Final = "state IN ('dispatching', 'queued', 'running')"
 
@@ -114,6 +123,7 @@ STEPS: Final = (
             _JOB,
             _ATTEMPT,
             _EVENT,
+            _HANDLER,
             f"CREATE INDEX instar_job_ready ON instar_job (destination, priority DESC, id) WHERE {_NEW}",
             f"CREATE INDEX instar_job_users ON instar_job (user_name, destination, priority DESC, id) WHERE {_NEW}",
             f"CREATE INDEX instar_job_live ON instar_job (holder) WHERE {_LIVE}",

@@ -83,6 +83,9 @@ class SQLite(Backend):
     def guard_schema(self, connection: sqlite3.Connection) -> None:
         """There is one writer anyway."""
 
+    def guard_limits(self, connection: sqlite3.Connection) -> None:
+        """There is one writer anyway."""
+
     def has_table(self, connection: sqlite3.Connection, name: str) -> bool:
         """See Backend."""
         return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone())
@@ -109,22 +112,27 @@ class SQLite(Backend):
         return self.execute(connection, sql, values)
 
     def _fairly(self, connection: sqlite3.Connection, where: str, values: Values) -> list[int]:
-        running = dict(
-            connection.execute(
-                "SELECT user_name, count(*) FROM instar_job WHERE state IN ('dispatching', 'queued', 'running')"
-                " GROUP BY user_name"
-            ).fetchall()
+        counts = connection.execute(
+            "SELECT user_name, count(*), sum(ran_at = :destination) FROM instar_job"
+            " WHERE state IN ('dispatching', 'queued', 'running') GROUP BY user_name",
+            values,
         )
+        live = {user: (everywhere, here) for user, everywhere, here in counts}
         own = (
             f"SELECT priority, id FROM instar_job WHERE user_name = :user AND {where}"
-            " ORDER BY priority DESC, id LIMIT :grab"
+            " ORDER BY priority DESC, id LIMIT :most"
         )
-        found = [
-            (-priority, running.get(user, 0) + turn, job)
-            for user in self._users(connection)
-            for turn, (priority, job) in enumerate(connection.execute(own, {**values, "user": user}))
-        ]
-        return [job for _, _, job in sorted(found)[: int(str(values["limit"]))]]
+        found = []
+        for user in self._users(connection):
+            everywhere, here = live.get(user, (0, 0))
+            most = min(
+                _number(values["window"]),
+                _number(values["user_limit"]) - everywhere,
+                _number(values["user_limit_here"]) - here,
+            )
+            rows = connection.execute(own, {**values, "user": user, "most": max(0, most)})
+            found += [(-priority, everywhere + turn, job) for turn, (priority, job) in enumerate(rows)]
+        return [job for _, _, job in sorted(found)[: _number(values["limit"])]]
 
     @staticmethod
     def _users(connection: sqlite3.Connection) -> Iterable[str]:
@@ -165,6 +173,10 @@ class SQLite(Backend):
             sock.setblocking(False)
             self._sender = (os.getpid(), sock)
         return self._sender[1]
+
+
+def _number(value: object) -> int:
+    return int(str(value))
 
 
 class _Socket(Bell):

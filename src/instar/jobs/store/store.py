@@ -261,7 +261,7 @@ class JobStore(Upkeep):
 
     def has_work(self, name: str, wanted: Wanted) -> bool:
         """Whether `Turn.claim` would find something, without a lock."""
-        places = [place for place, free in wanted.places.items() if free > 0]
+        places = [name for name, place in wanted.places.items() if wanted.room(place)]
         names = {f"place_{chr(97 + index // 26)}{chr(97 + index % 26)}": place for index, place in enumerate(places)}
         choices = [f"destination = :{key}" for key in names] + (["destination IS NULL"] if wanted.route else [])
         if not places:
@@ -274,6 +274,12 @@ class JobStore(Upkeep):
         with self._reading() as do:
             row = do.one(f"SELECT {' OR '.join(parts)}", **values, **names)
         return bool(row and row[0])
+
+    def in_hand(self, name: str) -> dict[int, bool]:
+        """Ids of the live jobs of a handler, and whether somebody wants them to end."""
+        sql = f"SELECT id, cancel_requested_at IS NOT NULL FROM instar_job WHERE holder = :name AND {LIVE_SQL}"
+        with self._reading() as do:
+            return {row[0]: bool(row[1]) for row in do.all(sql, name=name)}
 
     def bell(self, name: str) -> Bell:
         """What rings when there may be something for a handler to do. It may miss a ring: look now and then as well."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from instar.jobs.model import Claim, Ending, Job, JobState, Outcome
+from instar.jobs.model import Claim, Ending, JobState, Outcome, Submission
 from instar.jobs.policy import Verdict, judge
 from instar.jobs.store.backend import Transaction
-from instar.jobs.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, to_claim, to_job, to_json
+from instar.jobs.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, to_claim, to_job, to_json, to_values
 
 #: Jobs without a destination that are given one in a transaction.
 _ROUTED: Final = 200
@@ -44,21 +46,41 @@ class Holder(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Place:
+    """What a handler has to know of a destination to fill it."""
+
+    #: The runner behind it.
+    runner: str = ""
+    #: Live attempts in it, of all handlers together; 0: no limit.
+    limit: int = 0
+    #: Live attempts of one user in it; 0: no limit.
+    user_limit: int = 0
+    #: Taking a job is starting it: it is `running` at once.
+    immediate: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Wanted:
     """What a handler can take."""
 
-    #: Free places of each destination.
-    places: Mapping[str, int]
+    #: Destinations, those first that are to be filled first.
+    places: Mapping[str, Place]
+    #: Attempts that each runner has room for.
+    rooms: Mapping[str, int]
     pool: str | None = None
     tags: tuple[str, ...] = ()
-    #: Of one user at most so many at a time, if others wait as well; 0: no limit.
-    max_grab: int = 0
-    #: Gives a job without a destination one (None: nobody has one for it, it waits). None: there are no such jobs.
-    route: Callable[[Job], str | None] | None = None
-    #: What runs the jobs of a destination, for the record.
-    runners: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    #: Destinations where taking a job is starting it: it is `running` at once.
-    immediate: frozenset[str] = frozenset()
+    #: So many at a time; 0: as many as there is room for.
+    grab: int = 0
+    #: So many of one user are considered at a time if others wait as well; 0: all.
+    window: int = 0
+    #: Live jobs of one user, wherever they run; 0: no limit.
+    user_limit: int = 0
+    #: Gives a job without a destination one, as the submission that it is then; None: there are no such jobs.
+    route: Callable[[Submission], Submission] | None = None
+
+    def room(self, place: Place) -> int:
+        """How many more the destination can take, as far as its runner is concerned."""
+        return max(0, self.rooms.get(place.runner, 0))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,28 +107,42 @@ class Turn:
 
     def claim(self, wanted: Wanted) -> list[Claim]:
         """Take waiting jobs. Each has a new attempt, which must be seen through: it is written down from here on."""
-        if wanted.route and wanted.places:
+        if wanted.route:
             self._route(wanted, wanted.route)
-        fair = self._several_users()
+        if wanted.user_limit or any(place.limit or place.user_limit for place in wanted.places.values()):
+            # What is counted must not change before we have added to it.
+            self._do.backend.guard_limits(self._do.connection)
+        fair = bool(wanted.user_limit) or self._several_users()
+        left, rooms = wanted.grab or sys.maxsize, dict(wanted.rooms)
         rows: list[tuple[Any, ...]] = []
-        for destination, free in wanted.places.items():
+        for destination, place in wanted.places.items():
+            free = min(rooms.get(place.runner, 0), left)
+            if free > 0 and place.limit:
+                free = min(free, place.limit - self._running(destination))
             if free > 0:
-                rows += self._claim_for(destination, free, wanted, fair=fair)
+                found = self._claim_for(destination, place, free, wanted, fair=fair or bool(place.user_limit))
+                left -= len(found)
+                rooms[place.runner] -= len(found)
+                rows += found
         claims = [to_claim(row, self._site) for row in rows]
         claims.sort(key=lambda claim: (-claim.job.submission.priority, claim.job.id))
         return claims
 
-    def _claim_for(self, destination: str, free: int, wanted: Wanted, *, fair: bool) -> list[tuple[Any, ...]]:
+    def _claim_for(
+        self, destination: str, place: Place, free: int, wanted: Wanted, *, fair: bool
+    ) -> list[tuple[Any, ...]]:
         where, values = eligible(self._name, wanted, "destination = :destination")
         values |= {
             "destination": destination,
-            "runner": wanted.runners.get(destination, ""),
-            "state": JobState.RUNNING if destination in wanted.immediate else JobState.DISPATCHING,
+            "runner": place.runner,
+            "state": (JobState.RUNNING if place.immediate else JobState.DISPATCHING).value,
             "epoch": self._epoch,
             "limit": free,
-            "grab": min(wanted.max_grab or free, free),
+            "window": min(wanted.window or free, free),
+            "user_limit": wanted.user_limit or sys.maxsize,
+            "user_limit_here": place.user_limit or sys.maxsize,
         }
-        started = ", started_at = {now}" if destination in wanted.immediate else ""
+        started = ", started_at = {now}" if place.immediate else ""
         change = (
             "state = :state, holder = :holder, epoch = :epoch, attempt = attempt + 1, began_by = :holder,"
             " began_epoch = :epoch, ran_at = :destination, runner = :runner, dispatched_at = {now}, error = ''"
@@ -114,20 +150,27 @@ class Turn:
         )
         return self._do.take(change, where, values, fair=fair, giving=JOB_COLUMNS)
 
+    def _running(self, destination: str) -> int:
+        row = self._do.one(
+            f"SELECT count(*) FROM instar_job WHERE {LIVE_SQL} AND ran_at = :destination", destination=destination
+        )
+        return int(row[0]) if row else 0
+
     def _several_users(self) -> bool:
         first = "(SELECT user_name FROM instar_job WHERE state = 'new' ORDER BY user_name{} LIMIT 1)"
         row = self._do.one(f"SELECT {first.format('')} <> {first.format(' DESC')}")
         return bool(row and row[0])
 
-    def _route(self, wanted: Wanted, route: Callable[[Job], str | None]) -> None:
+    def _route(self, wanted: Wanted, route: Callable[[Submission], Submission]) -> None:
         where, values = eligible(self._name, wanted, "destination IS NULL")
         rows = self._do.all(
             f"SELECT {JOB_COLUMNS} FROM instar_job WHERE {where} ORDER BY priority DESC, id LIMIT {_ROUTED}", **values
         )
-        found = [(job.id, route(job)) for job in map(to_job, rows)]
+        found = [(job.id, route(job.submission)) for job in map(to_job, rows)]
         self._do.each(
-            "UPDATE instar_job SET destination = :destination WHERE id = :id AND state = 'new'",
-            [{"id": job, "destination": destination} for job, destination in found if destination],
+            "UPDATE instar_job SET work = :work, handler = :handler, tag = :tag, destination = :destination"
+            " WHERE id = :id AND state = 'new'",
+            [{"id": job, **to_values(routed)} for job, routed in found if routed.destination],
         )
 
     def adopt(self) -> list[Claim]:
@@ -209,13 +252,15 @@ class Turn:
         if any(not verdict.delay for _, verdict in again):
             self._do.ring(None)
 
-    def to_cancel(self) -> list[int]:
-        """Ids of our jobs that somebody wants to end."""
-        rows = self._do.all(
-            f"SELECT id FROM instar_job WHERE holder = :holder AND {LIVE_SQL} AND cancel_requested_at IS NOT NULL",
-            holder=self._name,
+    def beat(self) -> None:
+        """Say that the handler is there; see `JobStore.free`."""
+        self._do.all(
+            "INSERT INTO instar_job_handler (name, epoch, host, seen_at) VALUES (:name, :epoch, :host, {now})"
+            " ON CONFLICT (name) DO UPDATE SET epoch = :epoch, host = :host, seen_at = {now}",
+            name=self._name,
+            epoch=self._epoch,
+            host=socket.gethostname(),
         )
-        return [row[0] for row in rows]
 
     def _ours(self, claim: Claim) -> dict[str, object]:
         return {"id": claim.job.id, "attempt": claim.attempt.number, "holder": self._name}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Collection, Iterable
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 from instar.jobs.checks import anyone_is_none
 from instar.jobs.errors import JobError
@@ -112,27 +112,28 @@ class Upkeep(abc.ABC):
         )
         return [row[0] for row in rows]
 
-    def free(self, known: Collection[str], *, after: float = 0.0) -> int:
-        """Let anyone take the jobs that have waited `after` seconds for a handler that isn't among the `known` ones.
+    def free(self, *, after: float) -> int:
+        """Let anyone take the jobs that have waited `after` seconds for a handler that wasn't there meanwhile.
 
         Gives their number.
         """
         with self._writing() as do:
-            names = [row[0] for row in do.all("SELECT DISTINCT handler FROM instar_job WHERE state = 'new'")]
-            freed: list[tuple[Any, ...]] = []
-            for name in names:
-                if anyone_is_none(name) and name not in known:
-                    freed += do.all(
-                        "UPDATE instar_job SET handler = NULL WHERE state = 'new' AND handler = :name"
-                        " AND run_at <= {now} - :after RETURNING id, :name",
-                        name=name,
-                        after=after,
-                    )
-            for job, name in freed:
-                add_event(do, job, "freed", data={"from": name})
-            if freed:
+            rows = do.all(
+                "UPDATE instar_job SET handler = NULL WHERE state = 'new' AND handler IS NOT NULL"
+                " AND run_at <= {now} - :after AND NOT EXISTS (SELECT 1 FROM instar_job_handler seen"
+                " WHERE seen.name = handler AND seen.seen_at > {now} - :after) RETURNING id",
+                after=after,
+            )
+            for row in rows:
+                add_event(do, row[0], "freed")
+            if rows:
                 do.ring(None)
-        return len(freed)
+        return len(rows)
+
+    def handlers(self) -> dict[str, float]:
+        """Who has looked after jobs, and how many seconds ago (each says so several times a minute)."""
+        with self._reading() as do:
+            return dict(do.all("SELECT name, {now} - seen_at FROM instar_job_handler ORDER BY name"))
 
     def purge(self, *, older: float, states: Iterable[JobState | str] = ENDED) -> list[str]:
         """Delete jobs that ended more than `older` seconds ago. Gives the keys of their attempts.
