@@ -75,6 +75,10 @@ class ServeJob:
     gate: Gate
     #: True when the next response must close its connection (for engines that drop the application's header).
     must_close: Callable[[], bool]
+    #: `app` for sockets of the uwsgi protocol, whose connections end with their response; None: the same.
+    uwsgi_app: Any = None
+    #: Whether other processes serve the same application.
+    multiprocess: bool = True
 
 
 class Engine(Protocol):

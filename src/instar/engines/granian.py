@@ -12,7 +12,6 @@ import functools
 import importlib.util
 import logging
 import os
-import select
 import signal
 import ssl
 import threading
@@ -20,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from instar.engines.base import EngineOptions, ListenSocket, ServeJob
+from instar.engines.main_thread import MainThreadEvent
 from instar.engines.versions import require
 from instar.errors import ConfigError
 
@@ -77,7 +77,7 @@ class _Stop:
 def _serve_wsgi(job: ServeJob) -> int:
     from granian import _loops, wsgi
 
-    finished = _MainThreadEvent()
+    finished = MainThreadEvent()
     loop = _loops.loops.get("asyncio")
     callback = wsgi._callback_wrapper(job.app, {"url_path_prefix": None}, None)
     stop: _Stop | None = None
@@ -96,32 +96,6 @@ def _serve_wsgi(job: ServeJob) -> int:
         _start(job, sock, loop, callback, item)
     finished.wait()
     return 0
-
-
-class _MainThreadEvent:
-    """Waiting for it always lets signal handlers run.
-
-    The kernel may hand a signal to any of granian's threads. Python then runs the handler in the main thread,
-    but only once that does something: a lock would never wake up (seen with two signals in a row).
-    """
-
-    def __init__(self) -> None:
-        self._set = False
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-
-    def set(self) -> None:
-        """From any thread."""
-        self._set = True
-        os.write(self._write, b"\0")
-
-    def wait(self) -> None:
-        """In the main thread."""
-        poll = select.poll()
-        poll.register(self._read, select.POLLIN)
-        while not self._set:
-            poll.poll()
-            os.read(self._read, 4096)
 
 
 def _serve_asgi(job: ServeJob) -> int:

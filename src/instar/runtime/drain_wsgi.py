@@ -44,13 +44,18 @@ class DrainWsgi:
         self._long_lived = state.index(Column.LONG_LIVED)
         self._serial = 0
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """One request."""
+    def single(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """One request of a protocol whose connections end with it, whatever the proxy's client speaks."""
+        return self(environ, start_response, single=True)
+
+    def __call__(self, environ: Environ, start_response: StartResponse, *, single: bool = False) -> Iterable[bytes]:
+        """One request. `single`: its connection closes in any case."""
         if HEADER_WSGI in environ:
             nonce = environ.pop(HEADER_WSGI)
             if self._probe is not None and self._probe.accepts(nonce):
                 return self._app(environ, _with_headers(start_response, self._probe.headers()))
-        words, http1 = self._words, not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/2")
+        words = self._words
+        http1 = single or not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/2")
         with self._lock:
             self._serial = serial = self._serial + 1
             self._running[serial] = time.monotonic_ns()
@@ -68,7 +73,7 @@ class DrainWsgi:
             stream = _is_event_stream(headers)
             if body is not None:
                 body.started(failed, stream)
-            if http1 and (self._header[0] or words[self._drain]):
+            if http1 and not single and (self._header[0] or words[self._drain]):
                 return _start_closing(start_response, status, headers, exc_info)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 

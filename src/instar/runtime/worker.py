@@ -132,7 +132,7 @@ class WorkerProcess:
         ).start()
         gated = self._gate_fd is not None
         gate = WorkerGate(self._gate_fd, wrapped, interface, self._spec.probe_path if gated else "", self._ready)
-        return engines.get(self._spec.engine).serve(
+        return engines.for_sockets(self._spec.engine, (item.protocol for item in self.sockets)).serve(
             ServeJob(
                 app=wrapped,
                 interface=interface,
@@ -142,6 +142,8 @@ class WorkerProcess:
                 ready=(lambda: None) if gated else self._ready,
                 gate=gate,
                 must_close=lambda: self._drain.level is not Drain.LIVE,
+                uwsgi_app=wrapped.single if wrapped and interface == "wsgi" else None,
+                multiprocess=self._spec.workers > 1,
             )
         )
 

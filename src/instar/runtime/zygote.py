@@ -100,7 +100,7 @@ class Zygote:
             notes += found
             extending.loaded(self.app)
         if spec.workers:
-            engines.get(spec.engine).preload(spec.options)
+            engines.for_sockets(spec.engine, (item.protocol for item in spec.listeners)).preload(spec.options)
         gc.collect()
         # Objects made so far move to a generation that the collector never visits: it would write to their
         # headers and so unshare their pages (gc.freeze, Python documentation).
