@@ -152,8 +152,8 @@ class Web(Table):
         "auto",
         "`worker`: each worker has a listening socket of its own and the kernel spreads connections evenly. "
         "`generation`: its workers accept from one, so that a busy one leaves connections to the others. "
-        "`auto`: `generation` for uvicorn and for gunicorn's class `sync`, which accept only when they have time; "
-        "`worker` for the others.",
+        "`auto`: `generation` for uvicorn, for gunicorn's class `sync` and for `uwsgi:` binds, which accept only when "
+        "they have time; `worker` for the others.",
         unit="choice",
     )
     max_workers: Count = setting(

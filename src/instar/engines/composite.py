@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from instar.engines import uwsgi_protocol
 from instar.engines.base import Engine, EngineOptions, Gate, ServeJob
@@ -84,7 +84,7 @@ class Turns:
             wrapper = environ.get("wsgi.file_wrapper")
             if isinstance(wrapper, type) and isinstance(result, wrapper):
                 self._free.release()
-                return result
+                return cast(Iterable[bytes], result)
             return _Held(result, self._free.release)
 
         return limited

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from instar.runtime.drain import DrainState
 from instar.runtime.probe import HEADER_WSGI, Probe
@@ -78,18 +78,21 @@ class DrainWsgi:
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         try:
-            result = self._app(environ, start)
+            result: Any = self._app(environ, start)
         except BaseException:
             self._finish(serial, True)
             raise
+        if single and type(result) is bytes:
+            # The real uWSGI takes it as it is.
+            result = [result]
         if type(result) is list or type(result) is tuple:
             self._finish(serial, failed)
-            return result
+            return cast(Iterable[bytes], result)
         body = _Body(self, serial, result)
         body.started(failed, stream)
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(result, wrapper) and body.adopt(result):
-            return result
+            return cast(Iterable[bytes], result)
         return body
 
     def _finish(self, serial: int, failed: bool, stream: bool = False) -> None:

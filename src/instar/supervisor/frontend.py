@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from instar.config import Address, Config, parse_address
+from instar.config.address import Protocol
 from instar.errors import ConfigError
 from instar.listeners import AddressLock, open_listener
 from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
@@ -38,8 +39,10 @@ class Frontend:
     canary: Canary | None = None
     #: Workers that the generation in each slot was started with.
     planned: dict[Slot, int] = dataclasses.field(default_factory=lambda: {"a": 0, "b": 0})
-    #: Slots whose generation accepts from one socket only.
-    one_socket: dict[Slot, bool] = dataclasses.field(default_factory=lambda: {"a": False, "b": False})
+    #: Protocols for which the generation in each slot accepts from one socket only.
+    one_socket: dict[Slot, frozenset[Protocol]] = dataclasses.field(
+        default_factory=lambda: {"a": frozenset(), "b": frozenset()}
+    )
     #: Addresses that only the coming generation serves: their clients wait for it from the start.
     early: dict[str, Slot] = dataclasses.field(default_factory=dict)
     #: Addresses that only the old generation serves: they go on leading there until they are closed.
@@ -129,7 +132,7 @@ class Frontend:
     def used(self, listener: Listener, slot: Slot) -> tuple[socket.socket, ...]:
         """The sockets that the generation in this slot accepts from, in row order."""
         sockets = listener.sockets(slot)
-        return sockets[:1] if self.one_socket[slot] else sockets
+        return sockets[:1] if parse_address(listener.address).protocol in self.one_socket[slot] else sockets
 
     def release(self, slot: Slot) -> None:
         """The generation of this slot is gone."""

@@ -10,6 +10,7 @@ import pwd
 from pathlib import Path
 
 from instar.config import Config, environment, expand_command, resolve_python
+from instar.config.address import Protocol
 from instar.engines.base import EngineOptions
 from instar.errors import ConfigError
 from instar.handlers.messages import QueueSpec
@@ -108,13 +109,16 @@ class Plan:
         return str(self.config.app.chdir)
 
     @property
-    def one_socket(self) -> bool:
-        """Whether all workers accept from one socket (`[web] sockets`)."""
+    def one_socket(self) -> frozenset[Protocol]:
+        """The protocols whose sockets all workers share (`[web] sockets`)."""
         web = self.config.web
+        if web.sockets != "auto":
+            return frozenset(("http", "uwsgi")) if web.sockets == "generation" else frozenset()
         # A worker that accepts only when it has time leaves connections to the others, if they share a socket.
         # granian and gunicorn's threads accept although all are busy.
         waits = web.engine == "uvicorn" or (web.engine == "gunicorn" and web.worker_class == "sync")
-        return web.sockets == "generation" or (web.sockets == "auto" and waits)
+        # Our server of the uwsgi protocol waits as well.
+        return frozenset(("http", "uwsgi")) if waits else frozenset(("uwsgi",))
 
     def environment(self) -> dict[str, str]:
         """Environment of the application's processes. Raises ConfigError when env_file can't be read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from instar.config import parse_address
 from instar.listeners.base import Listener, Mode
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
@@ -22,13 +23,13 @@ async def probe_generation(frontend: Frontend, generation: Generation, progress:
     Shared sockets are left out: their workers have probed themselves before they reported ready.
     """
     config = generation.plan.config
-    if config.web.http == "2" and not config.web.tls_cert:
-        progress("not probed: the workers speak only HTTP/2 without TLS")
-        return 0
     answers = 0
     for bind in config.web.bind:
         listener = frontend.listeners[bind]
         if listener.mode is Mode.SHARED:
+            continue
+        if parse_address(bind).protocol == "http" and config.web.http == "2" and not config.web.tls_cert:
+            progress("not probed: the workers speak only HTTP/2 without TLS")
             continue
         rows = len(frontend.used(listener, generation.slot))
         for worker in range(generation.plan.workers):
@@ -59,7 +60,7 @@ async def _probe_once(listener: Listener, generation: Generation, row: int, rows
         sock = listener.connect_probe(generation.slot, row, _CONNECT_TIMEOUT)
     except OSError as error:
         raise ProbeError(f"cannot connect: {error}") from error
-    answer = await ask(sock, config, generation.nonce)
+    answer = await ask(sock, config, generation.nonce, parse_address(listener.address).protocol)
     if answer.status not in config.health.status:
         raise ProbeError(
             f"{config.health.path} was answered with status {answer.status} instead of {config.health.status}"

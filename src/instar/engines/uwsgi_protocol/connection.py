@@ -63,9 +63,7 @@ class Requests:
         if head.modifier == PING:
             sock.sendall(PONG)
         elif head.modifier not in (WSGI, MANAGE_PATH_INFO):
-            raise RefusedError(
-                "501 Not Implemented", f"it is for modifier1 {head.modifier}, not for a WSGI application"
-            )
+            raise RefusedError("501 Not Implemented", f"its modifier1 is {head.modifier}, which is not WSGI")
         else:
             self._request(sock, head)
 
