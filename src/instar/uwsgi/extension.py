@@ -21,10 +21,10 @@ def extension_of(instance: Instance) -> Extension:
     """The extension of the instance's configuration: `config.extended(extension_of(instance))`."""
     data = {
         # A list: order and repeated keys matter.
-        "options": [[option.key, option.value] for option in instance.options],
+        "options": [[option.key, None if option.bare else option.value] for option in instance.options],
         "source": str(instance.source or ""),
         "server_name": instance.server_name,
-        "mules": [_mule(mule) for mule in instance.mules],
+        "mules": [_mule(mule, instance) for mule in instance.mules],
         "farms": {farm.name: list(farm.mules) for farm in instance.farms},
     }
     pools = {mule.pool for mule in instance.mules}
@@ -32,13 +32,17 @@ def extension_of(instance: Instance) -> Extension:
     return Extension(_EXTENSION, data, (COMMON_QUEUE, *queues) if instance.mules else ())
 
 
-def _mule(mule: Mule) -> dict[str, object]:
-    script = str(mule.script) if isinstance(mule.script, Path) else ""
+def _mule(mule: Mule, instance: Instance) -> dict[str, object]:
+    # Relative to the release, which is pinned: through a symbolic link, a new script would meet the old application.
+    base = instance.config.app.chdir if instance.config else Path("/")
+    script = mule.script or Path()
+    if script.is_relative_to(base):
+        script = script.relative_to(base)
     return {
         "number": mule.number,
         "name": mule.name,
         "pool": mule.pool,
-        "script": script,
+        "script": str(script) if mule.script else "",
         "target": mule.target,
         "farms": list(mule.farms),
     }

@@ -14,6 +14,7 @@ from instar.config.loading import checked, put
 from instar.config.types import NAME_PATTERN
 from instar.errors import ConfigError
 from instar.uwsgi import remarks, settings
+from instar.uwsgi.extension import extension_of
 from instar.uwsgi.hooklines import hooks_of, touches_of
 from instar.uwsgi.loading import application_of, target_of
 from instar.uwsgi.model import Application, Farm, Instance, Mule
@@ -109,7 +110,7 @@ class Translation:
         if refused := remarks.refusals(config, self.ignored):
             raise ConfigError("\n".join(refused))
         mules, farms = self.background
-        return Instance(
+        instance = Instance(
             options=config.options,
             source=config.source,
             config=self.configuration(),
@@ -134,6 +135,9 @@ class Translation:
             pidfiles=_pidfiles(config, self.surroundings.cwd, base),
             warnings=(*self.sockets.warnings, *remarks.warnings(config, self.ignored)),
         )
+        if instance.config is None:
+            return instance
+        return dataclasses.replace(instance, config=instance.config.extended(extension_of(instance)))
 
     def configuration(self) -> Config | None:
         """What the supervisor runs; None without an application. Raises ConfigError."""

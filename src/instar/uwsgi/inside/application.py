@@ -43,7 +43,7 @@ def build() -> WsgiApp:
 
 
 class Builder:
-    """Loads by the options, in uWSGI's order: module, file, paste, eval, mounts (core/uwsgi.c, python_plugin.c)."""
+    """Loads by the options, in uWSGI's order: module, file, mounts (core/uwsgi.c, python_plugin.c)."""
 
     def __init__(self, data: InsideData) -> None:
         self._data = data
@@ -89,8 +89,6 @@ class Builder:
         single: tuple[tuple[str | None, Callable[[str], Any]], ...] = (
             (data.last("module", "wsgi", "w"), self.load_module),
             (data.last("wsgi-file", "file"), self.load_file),
-            (data.last("paste"), self._load_paste),
-            (data.last("eval"), self._load_eval),
         )
         yield from (("", load, what) for what, load in single if what)
         for mount in data.all("mount"):
@@ -135,23 +133,9 @@ class Builder:
     def _load_mounted(self, what: str) -> Any:
         if what.endswith((".py", ".wsgi")):
             return self.load_file(what)
-        if what.endswith(".ini"):
-            return self._load_paste(f"config:{what}")
         if ":" in what:
             return self.load_module(what)
-        raise LoadError(f"cannot mount {what}: it must be a .py, .wsgi or .ini file, or MODULE:NAME")
-
-    def _load_eval(self, code: str) -> Any:
-        name = "uwsgi_eval_config"
-        module = files.run_code(name, compile(code, name, "exec"))
-        return _attribute(module, self._callable or "application", "eval")
-
-    def _load_paste(self, what: str) -> Any:
-        try:
-            deploy = importlib.import_module("paste.deploy")
-        except ModuleNotFoundError:
-            raise LoadError(f"cannot load {what}: install PasteDeploy in the application's environment") from None
-        return deploy.loadapp(what)
+        raise LoadError(f"cannot mount {what}: it must be a .py or .wsgi file, or MODULE:NAME")
 
 
 class Dispatcher:
