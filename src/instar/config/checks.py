@@ -145,10 +145,8 @@ def _jobs(config: Config) -> Iterator[str]:
 
 
 def _job_names(config: Config) -> Iterator[str]:
-    """Runners and destinations that are named must be there; a job configuration file may bring more."""
+    """Runners and destinations that are named must be there."""
     jobs = config.jobs
-    if jobs.config:
-        return
     runners = {"local", *jobs.runners}
     for name, destination in jobs.destinations.items():
         if (destination.runner or name) not in runners:

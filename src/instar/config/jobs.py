@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from instar.config.table import Table, setting
-from instar.config.types import NAME_PATTERN, Count, Duration, Name, OptionalPath, Period, Text, Variables
+from instar.config.types import NAME_PATTERN, Count, Duration, OptionalPath, Period, Text, Variables, quoted
 
 
 def _named(what: str, table: str) -> BeforeValidator:
@@ -27,8 +27,15 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _tag(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", text):
+        raise ValueError(f'must be 1 to 64 letters, digits, "-", "_" or ".", not {quoted(text)}')
+    return text
+
+
+#: Unlike the names of processes these may begin with `_`: Galaxy's `_default_` does.
 _Names = Annotated[
-    tuple[Name, ...],
+    tuple[Annotated[Text, AfterValidator(_tag)], ...],
     BeforeValidator(_one_or_more),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]

@@ -119,6 +119,7 @@ def put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
 def _validate(raw: dict[str, Any], file: Path | None, given: set[str]) -> Config:
     source = current_folder() / file if file else None
     context = {"base": source.parent if source else current_folder()}
+    notes = _take_in_job_conf(raw, context["base"])
     try:
         config = Config.model_validate(raw, context=context)
     except ValidationError as error:
@@ -126,11 +127,30 @@ def _validate(raw: dict[str, Any], file: Path | None, given: set[str]) -> Config
         details = error.errors(include_url=False)
         lines = [f"{_origin(detail['loc'], file, given)}: {sentence(detail, Config)}" for detail in details]
         raise ConfigError("\n".join(lines)) from None
-    config._source = source
+    config._source, config._notes = source, notes
     if found := problems(config):
         name = file or "the command line"
         raise ConfigError("\n".join(f"cannot use {name}: {problem}" for problem in found))
     return config
+
+
+def _take_in_job_conf(raw: dict[str, Any], base: Path) -> tuple[str, ...]:
+    """Put what `[jobs] config` names below what stands in the table itself; returns what is to be told of the file."""
+    jobs = raw.get("jobs")
+    path = jobs.get("config") if isinstance(jobs, dict) else None
+    if not isinstance(path, str) or not path:
+        return ()
+    from instar.config.formats.job_conf import read_job_conf
+
+    found = read_job_conf(base / Path(path).expanduser())
+    raw["jobs"] = _over(found.table, jobs)
+    return found.warnings
+
+
+def _over(below: Any, above: Any) -> Any:
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _over(below[key], value) if key in below else value for key, value in above.items()}
 
 
 def _origin(location: tuple[int | str, ...], file: Path | None, given: set[str]) -> str:

@@ -59,6 +59,7 @@ class Config(Table):
 
     _source: Path | None = PrivateAttr(default=None)
     _state_dir: Path | None = PrivateAttr(default=None)
+    _notes: tuple[str, ...] = PrivateAttr(default=())
     _extension: Extension | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
@@ -116,7 +117,7 @@ class Config(Table):
         """What is allowed and yet probably not meant, one sentence each."""
         from instar.config.checks import warnings
 
-        return tuple(warnings(self))
+        return (*self._notes, *warnings(self))
 
     def pinned(self) -> Config:
         """The same with `chdir` resolved, and every path below it moved along.
