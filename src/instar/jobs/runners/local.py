@@ -41,6 +41,8 @@ logger = logging.getLogger("instar.jobs")
 _PATIENCE: Final = 5.0
 #: Seconds between two tries to reach it.
 _AGAIN: Final = 0.05
+#: Seconds between two rounds over what such an attempt has left.
+_KILL_AGAIN: Final = 0.02
 #: Seconds between two looks at an attempt whose shim is gone.
 _LOOK: Final = 0.5
 
@@ -221,10 +223,17 @@ class LocalRunner(Runner):
         self._sink(notice)
 
     def _end_rest(self, assignment: Assignment, folder: Folder, now: bool) -> None:
-        traces.kill_rest(folder, signal.SIGKILL if now else signal.SIGTERM)
-        if not now:
-            kill = functools.partial(traces.kill_rest, folder, signal.SIGKILL)
-            self._watcher.later(assignment.kill_timeout, kill)
+        if now:
+            self._kill_rest(folder)
+            return
+        traces.signal_rest(folder, signal.SIGTERM)
+        self._watcher.later(assignment.kill_timeout, functools.partial(self._kill_rest, folder))
+
+    def _kill_rest(self, folder: Folder) -> None:
+        """Again and again: what was just being forked has escaped."""
+        if traces.still_runs(folder) and not folder.responsible():
+            traces.signal_rest(folder, signal.SIGKILL)
+            self._watcher.later(_KILL_AGAIN, functools.partial(self._kill_rest, folder))
 
 
 def _nobody(_: Notice) -> None:

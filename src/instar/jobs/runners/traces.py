@@ -23,13 +23,16 @@ def look(key: str, folder: Folder) -> Notice | None:
     if ticket.void:
         return Notice(key, Phase.NEVER)
     name = f"{ticket.pid}@{ticket.start}"
-    # In this order: who is responsible writes the end before it ends.
-    if folder.responsible():
-        return Notice(key, Phase.RUNNING, name, started_at=ticket.at)
+    # Asked before the end is looked for: who is responsible writes it before it ends.
+    responsible = folder.responsible()
     if end := folder.exit():
         return ended(key, folder, end, name)
+    if responsible:
+        return Notice(key, Phase.RUNNING, name, started_at=ticket.at)
     if still_runs(folder):
         return Notice(key, Phase.RUNNING, name, started_at=ticket.at, error="nobody watches over it any more")
+    if group := _group(folder):
+        group.remove()
     error = "the process that watched over it was killed, or the host went down"
     return Notice(key, Phase.LOST, name, started_at=ticket.at, error=error)
 
@@ -73,7 +76,7 @@ def still_runs(folder: Folder) -> bool:
     return folder.tree() or (group is not None and group.populated())
 
 
-def kill_rest(folder: Folder, sig: signal.Signals) -> None:
+def signal_rest(folder: Folder, sig: signal.Signals) -> None:
     """Signal what is left of an attempt that nobody watches over."""
     group = _group(folder)
     if sig is signal.SIGKILL and group is not None:
