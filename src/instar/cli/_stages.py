@@ -174,14 +174,15 @@ def _report(result: dict[str, Any], what: str) -> None:
         return
     tail = result.get("log_tail") or []
     if tail:
-        print(f"last lines of generation {generation}:", file=sys.stderr)
+        who = f"generation {generation}" if generation else printable(str(result.get("vassal", "it")))
+        print(f"last lines of {who}:", file=sys.stderr)
         for line in tail:
             print(f"  {printable(str(line))}", file=sys.stderr)
     serving = result.get("serving", result.get("from"))
     survivor = f"; generation {serving} serves on" if result.get("outcome") == "rolled-back" and serving else ""
     to = f" to generation {generation}" if "handler" not in result and generation else ""
-    what, name = f"cannot {verb}{to}", result.get("handler")
-    # The supervisor's own sentence, if it says which handler it is about.
+    what, name = f"cannot {verb}{to}", result.get("handler", result.get("vassal"))
+    # The supervisor's own sentence, if it says which handler or vassal it is about.
     whole = name is not None and str(name) in error and error.startswith("cannot ")
     print(f"instar: {error}" if whole else f"instar: {what}: {error}{survivor}", file=sys.stderr)
 

@@ -36,7 +36,7 @@ async def _serve(settings: EmperorSettings) -> int:
     try:
         with _pidfile(settings):
             is_uwsgi = await wrapper_is_uwsgi(settings.wrapper)
-            emperor = Emperor(settings, state, System(), log, wrapper_is_uwsgi=is_uwsgi)
+            emperor = Emperor(settings, state, System(), log, collect=follower.catch_up, wrapper_is_uwsgi=is_uwsgi)
             log.write(f"the Emperor runs {settings.directory}")
             control = EmperorControl(emperor)
             await control.start()

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from instar.errors import BusyError, ConfigError, ExitCode, InstarError
@@ -28,15 +29,25 @@ from instar.uwsgi.emperor.vassal_file import VassalFile, understand
 
 #: An editor that replaces a file takes it away for a moment (seconds).
 _SECOND_LOOK = 0.2
+#: Lines that explain a failure.
+_LAST_WORDS = 20
 
 
 class Emperor:
     """Owner of the vassals. Everything runs in one event loop."""
 
     def __init__(
-        self, settings: EmperorSettings, state: StateDir, system: System, log: LogStore, *, wrapper_is_uwsgi: bool
+        self,
+        settings: EmperorSettings,
+        state: StateDir,
+        system: System,
+        log: LogStore,
+        *,
+        collect: Callable[[], None],
+        wrapper_is_uwsgi: bool,
     ) -> None:
-        """Raises OSError."""
+        """`collect`: take in what the vassals have written so far. Raises OSError."""
+        self._collect = collect
         self.settings = settings
         self.state = state
         self.vassals: dict[str, Vassal] = {}
@@ -47,11 +58,12 @@ class Emperor:
         self.stopping = False
         self.changes = Changes()
         self.store = FdStore()
-        self._renewals = Renewals(lambda: Report("restart", log))
+        self._renewals = Renewals(lambda: Report("restart", log), self._last_words)
         self._tasks = Tasks(log.write)
         self._notices = Notices(state.control / "notify.sock", self._notified)
         self._around = Surroundings(
             settings,
+            state.root,
             output_folder(state),
             system,
             self.changes,
@@ -129,6 +141,14 @@ class Emperor:
         await vassal.stop(graceful=not now)
         self.store.discard(vassal.name)
         return vassal
+
+    def _last_words(self, vassal: str, since: float) -> list[str]:
+        self._collect()
+        for role in (f"vassal.{vassal}.restarter", f"vassal.{vassal}"):
+            records = self.log.tail(_LAST_WORDS, role=role)
+            if words := [record.text for record in records if record.time >= since]:
+                return words
+        return []
 
     def _renew(self, vassal: Vassal) -> None:
         self._renewals.begin(vassal, {})

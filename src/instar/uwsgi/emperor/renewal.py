@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from instar.errors import ExitCode, InstarError
 from instar.supervisor.report import Report, Stage
 from instar.system import describe_status
-from instar.uwsgi.emperor import supervised
+from instar.uwsgi.emperor import dance, supervised
 from instar.uwsgi.emperor.link import Order
 from instar.uwsgi.emperor.process import VassalProcess
 from instar.uwsgi.emperor.vassal_file import Kind
@@ -26,8 +27,11 @@ _OUTCOMES = {ExitCode.BUSY: "busy", ExitCode.ROLLED_BACK: "rolled-back"}
 class Renewals:
     """Runs one renewal of each vassal at a time, and tells what came of it."""
 
-    def __init__(self, report: Callable[[], Report]) -> None:
+    def __init__(self, report: Callable[[], Report], last_words: Callable[[str, float], list[str]]) -> None:
+        """`last_words`: what a vassal and its restarter wrote last, since a moment (seconds since the epoch)."""
         self._report = report
+        self._last_words = last_words
+        self._one = asyncio.Lock()
 
     def begin(self, vassal: Vassal, body: dict[str, Any]) -> Report:
         """Start it; follow the report."""
@@ -38,10 +42,12 @@ class Renewals:
 
     async def _run(self, vassal: Vassal, body: dict[str, Any], report: Report) -> None:
         result: dict[str, Any] = {}
+        began = time.time()
         try:
             result = await self._renew(vassal, body, report)
         except InstarError as error:
             result = {"outcome": _OUTCOMES.get(error.exit_code, "failed"), "error": str(error)}
+            result["log_tail"] = self._last_words(vassal.name, began)
         finally:
             vassal.renewed()
             self._log(vassal, result)
@@ -66,6 +72,19 @@ class Renewals:
             await _boot(vassal, process, report)
             if await supervised.status(vassal.file, process) is not None:
                 return await _hand_over(vassal, process, body, report)
+        if dance.dances(vassal.file):
+            # One at a time: each needs the memory of one application more.
+            with report.stage("wait"):
+                await self._one.acquire()
+            try:
+                return await dance.Dance(vassal, vassal.backstage, report).run()
+            finally:
+                self._one.release()
+        if vassal.file.kind is Kind.UWSGI and vassal.file.pools:
+            raise InstarError(
+                f"cannot reload {vassal.name}: a pool of the real uWSGI can't have its addresses back while a zergling "
+                "holds them; stop the zerglings first, or let instar run it (# instar: uwsgi=instar)"
+            )
         return await _reload(vassal, process, report)
 
 

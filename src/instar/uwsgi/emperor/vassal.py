@@ -9,14 +9,16 @@ import enum
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from instar.errors import InstarError
 from instar.supervisor.changes import Changes
 from instar.supervisor.tasks import Tasks
 from instar.system import System, describe_status
-from instar.uwsgi.emperor import supervised
+from instar.uwsgi.emperor import dance, supervised
+from instar.uwsgi.emperor.backstage import Backstage
 from instar.uwsgi.emperor.environment import environment
 from instar.uwsgi.emperor.fdstore import FdStore, Stored
 from instar.uwsgi.emperor.link import Order
@@ -55,6 +57,8 @@ class Surroundings:
     """What all vassals of an Emperor share."""
 
     settings: EmperorSettings
+    #: The Emperor's state directory.
+    root: Path
     output: Path
     system: System
     changes: Changes
@@ -80,6 +84,8 @@ class Vassal:
     ) -> None:
         self.file = file
         self.process: VassalProcess | None = None
+        #: The restarter of a dance, while there is one.
+        self.standin: VassalProcess | None = None
         #: A restart is under way.
         self.renewing = False
         self.restarts = 0
@@ -99,6 +105,11 @@ class Vassal:
     def name(self) -> str:
         """The name of its file."""
         return self.file.found.name
+
+    @property
+    def backstage(self) -> Backstage:
+        """Where a dance keeps its things."""
+        return Backstage(self._around.root, self.name)
 
     @property
     def tasks(self) -> Tasks:
@@ -160,8 +171,10 @@ class Vassal:
         mercy = settings.curse_tolerance if mercy is None else mercy
         self._wanted = False
         self._around.changes.notify()
-        if self.process is not None and self.process.alive:
-            await self._end(self.process, graceful, mercy)
+        order = Order.STOP_GRACEFULLY if graceful else Order.STOP
+        processes = [item for item in (self.standin, self.process) if item is not None and item.alive]
+        await asyncio.gather(*(self.end(item, order, mercy) for item in processes))
+        self.standin = None
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -198,11 +211,36 @@ class Vassal:
             self._around.log(f"vassal {self.name} has left its Emperor but lives on, and is killed")
             process.kill()
 
-    async def _end(self, process: VassalProcess, graceful: bool, mercy: float) -> None:
-        order = Order.STOP_GRACEFULLY if graceful else Order.STOP
+    # --- the restarter of a dance ---------------------------------------------------------------------
+
+    def start_standin(self, argv: Sequence[str]) -> VassalProcess:
+        """Start a process that serves beside the main one. Raises InstarError."""
+        try:
+            self.standin = self._spawn(argv, f"{self.name}.restarter")
+        except OSError as error:
+            raise InstarError(f"cannot start {argv[0]}: {error.strerror}") from error
+        self.log(f"restarter of vassal {self.name} started (pid {self.standin.pid})")
+        return self.standin
+
+    async def end_standin(self) -> None:
+        """End it gracefully, if there is one."""
+        standin = self.standin
+        if standin is not None and standin.alive:
+            await self.end(standin, Order.STOP_GRACEFULLY, self._around.settings.curse_tolerance)
+            self.log(f"restarter of vassal {self.name} ended")
+        self.standin = None
+
+    def watch_standin(self, backstage: Backstage, target: str) -> None:
+        """End it as soon as the main process answers."""
+        self.tasks.spawn(dance.until_main_answers(self, backstage, target), f"standin {self.name}")
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    async def end(self, process: VassalProcess, order: Order, mercy: float) -> int:
+        """End one of its processes; SIGKILL after `mercy` seconds. Its status."""
         # SIGINT stops the real uWSGI whatever die-on-term says.
         fallback = signal.SIGINT if self.file.kind is Kind.UWSGI else signal.SIGTERM
-        await process.end(order, fallback, mercy)
+        return await process.end(order, fallback, mercy)
 
     async def _keep_running(self) -> None:
         while await self._leave_to_start():
@@ -231,13 +269,16 @@ class Vassal:
         except OSError as error:
             self._failed(f"cannot be started: {self.file.argv[0]}: {error.strerror}")
             return
+        except InstarError as error:
+            self._failed(f"cannot be started: {error}")
+            return
         self.process = process
         log(f"vassal {self.name} started (pid {process.pid})")
         if self.file.kind is not Kind.UWSGI:
             self.tasks.spawn(self._ask(process), f"ask {self.name}")
         began = system.monotonic()
         status = await process.wait()
-        healthy = process.loyal or system.monotonic() - began >= HEALTHY_AFTER
+        healthy = process.loyal or process.stopping or system.monotonic() - began >= HEALTHY_AFTER
         if not self._wanted:
             self.note = ""
             log(f"vassal {self.name} {describe_status(status)}")
@@ -266,20 +307,24 @@ class Vassal:
         self._around.log(f"vassal {self.name} {why}; it starts again in {pause:.3g} s")
 
     def _start(self) -> VassalProcess:
-        around, system = self._around, self._around.system
-        around.catch_up()
-        self.last_run = system.time()
+        self.last_run = self._around.system.time()
         self.first_run = self.first_run or self.last_run
-        fd = system.open_append(around.output / f"{_plain(self.name)}.out")
+        extra = dance.arguments(self.file, self.backstage) if dance.dances(self.file) else ()
+        return self._spawn((*self.file.argv, *extra), self.name)
+
+    def _spawn(self, argv: Sequence[str], role: str) -> VassalProcess:
+        around = self._around
+        around.catch_up()
+        fd = around.system.open_append(around.output / f"{_plain(role)}.out")
         try:
             return start(
-                self.file.argv,
+                argv,
                 env=environment(os.environ, self.file, around.notify),
                 cwd=str(around.settings.directory),
                 output=fd,
                 linked=self.file.kind is not Kind.NATIVE,
                 stored=around.store.of(self.name),
-                system=system,
+                system=around.system,
                 changes=around.changes,
             )
         finally:
