@@ -54,6 +54,7 @@ class Supervisor:
             signal.SIGTERM: self.stop_by_signal,
             signal.SIGINT: self.stop_by_signal,
         }
+        self.registry.on_asked = self._on_asked
         #: Whether at once, and the seconds of a full drain.
         self._stop_asked: asyncio.Future[tuple[bool, float | None]] = asyncio.get_running_loop().create_future()
 
@@ -125,6 +126,15 @@ class Supervisor:
             self.operations.restart(Options())
         except InstarError as error:
             self.log.write(str(error))
+
+    def _on_asked(self, generation: Generation, what: str) -> None:
+        """A process of the application asks for something. Only extensions give it the means; others are not heard."""
+        if generation.plan.config.extension is None:
+            return
+        if what == "reload":
+            self.signals[signal.SIGHUP]()
+        elif what == "stop":
+            self.stop(now=False)
 
     # --- the end ------------------------------------------------------------------------------------
 

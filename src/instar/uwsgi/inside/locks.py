@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import operator
 import os
 import struct
 import threading
@@ -55,6 +56,7 @@ class Locks:
         return bool(answer[0] != fcntl.F_UNLCK)
 
     def _thread_lock(self, number: int) -> threading.Lock:
+        number = operator.index(number)
         if not 0 <= number < self._count:
             raise ValueError("Invalid lock number")
         return self._thread_locks[number]
