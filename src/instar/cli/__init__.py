@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -15,7 +16,20 @@ from instar import __version__
 from instar.errors import ExitCode, InstarError
 
 #: In the order of the help text. `instar.cli.VERB` holds `VERB`: a function, or a typer application of sub-commands.
-VERBS = ("init", "check", "run", "restart", "rollback", "handlers", "status", "history", "logs", "stop", "version")
+VERBS = (
+    "init",
+    "check",
+    "run",
+    "uwsgi",
+    "restart",
+    "rollback",
+    "handlers",
+    "status",
+    "history",
+    "logs",
+    "stop",
+    "version",
+)
 
 _HELP = """Run a Python web application and restart it into new code without dropping a request.
 
@@ -34,11 +48,24 @@ _EPILOG = (
 
 def main() -> NoReturn:
     """Entry point of `instar` and `python -m instar`. A traceback is only shown with INSTAR_DEBUG=1."""
+    guarded(lambda: _run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] == ["uwsgi"]:
+        # Its options are not ours to parse.
+        return int(importlib.import_module("instar.cli.uwsgi").main(arguments[1:]))
+    build(_verb(arguments))(prog_name="instar")
+    return ExitCode.DONE
+
+
+def guarded(run: Callable[[], int]) -> NoReturn:
+    """Run a command and end the process with its exit code; errors become sentences."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character shows its number
             stream.reconfigure(errors="backslashreplace")
     try:
-        build(_verb(sys.argv[1:]))(prog_name="instar")
+        code = run()
     except InstarError as error:
         _fail(error, str(error), error.exit_code)
     except BrokenPipeError:  # `instar logs | head`
@@ -47,7 +74,7 @@ def main() -> NoReturn:
     except Exception as error:
         text = f"cannot go on: unexpected {type(error).__name__}: {error}; set INSTAR_DEBUG=1 to see where"
         _fail(error, text, ExitCode.UNEXPECTED)
-    sys.exit(ExitCode.DONE)
+    sys.exit(code)
 
 
 def build(verb: str | None = None) -> typer.Typer:

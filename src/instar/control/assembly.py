@@ -40,6 +40,7 @@ async def assembled(
     pooled: bool = False,
     side_by_side: bool = False,
     seams: Seams | None = None,
+    system: System | None = None,
 ) -> AsyncIterator[Supervisor]:
     """A supervisor that is ready for `serve`, with its control socket open. Raises InstarError.
 
@@ -61,7 +62,7 @@ async def assembled(
             log,
             collect=follower.catch_up,
             retire_output=follower.retire,
-            system=System(),
+            system=system or System(),
             seams=seams or Seams(),
         )
         supervisor = Supervisor(config, reload, outside)

@@ -35,6 +35,8 @@ class ControlServer:
         app.router.add_post("/v1/restart", self._restart)
         app.router.add_post("/v1/rollback", self._rollback)
         app.router.add_post("/v1/stop", self._stop)
+        app.router.add_post("/v1/workers/{action:recycle|pause|resume}", self._workers)
+        app.router.add_post("/v1/logs/{action:reopen|rotate}", self._reopen)
         app.router.add_post("/v1/handlers/{name}/{action:restart|move|pause|resume}", self._handler)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
@@ -96,6 +98,17 @@ class ControlServer:
                 row = next((row for row in handlers(self._supervisor) if row["name"] == name), {})
                 event = {**event, "handler": name, "state": row.get("state"), "epoch": row.get("epoch")}
             yield event
+
+    async def _workers(self, request: web.Request) -> web.StreamResponse:
+        operations, action = self._supervisor.operations, request.match_info["action"]
+        if action == "recycle":
+            return await stream(request, operations.recycle_workers().watch())
+        changed = operations.pause_accepting(action == "pause")
+        return web.json_response({"paused": action == "pause", "changed": changed})
+
+    async def _reopen(self, request: web.Request) -> web.Response:
+        self._supervisor.log.reopen(rotate=request.match_info["action"] == "rotate")
+        return web.json_response({"ok": True})
 
     async def _stop(self, request: web.Request) -> web.Response:
         body = await body_of(request)

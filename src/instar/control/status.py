@@ -36,6 +36,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
             "tls": bool(config.web.tls_cert),
             "workers": live.plan.workers if live else 0,
             "live_generation": live.number if live else None,
+            "paused": bool(live and live.paused),
         },
         "services": supervisor.services.status(),
         "handover": _handover(supervisor),
@@ -101,6 +102,8 @@ def _handler(supervisor: Supervisor, name: str, owner: Generation) -> dict[str, 
     live = supervisor.registry.live
     if live and owner.number < live.number and name in live.names:
         note = f"runs the code of generation {owner.number}: it has not released its name"
+    if name in supervisor.registry.names.waiting and not (view and view.epoch):
+        state, note = "waiting", "another supervisor holds the name"
     return {
         "name": name,
         "pool": spec.pool if spec else None,
@@ -139,6 +142,9 @@ def _notes(supervisor: Supervisor) -> list[str]:
         if listener.limits
     ]
     live = supervisor.registry.live
+    notes += supervisor.registry.notes()
+    if live and live.paused:
+        notes.append("new connections wait in the sockets: `instar workers resume` takes them again")
     if live and live.loaded:
         notes += live.loaded.notes
     if live and not live.zygote_alive and live.state == "serving":

@@ -64,6 +64,8 @@ class Generation:
         #: Unexpected ends of processes since the commit, the last ones.
         self.crashes: deque[str] = deque(maxlen=_MOST_CRASHES)
         self.committed = False
+        #: Its workers were asked to leave new connections waiting.
+        self.paused = False
         self.kept_until: float | None = None
         self.changes = Changes()
         #: Called when one of its processes asks for something (`reload`, `stop`).

@@ -75,6 +75,11 @@ class LogStore:
         finally:
             self._followers.discard(follower)
 
+    def reopen(self, *, rotate: bool = False) -> None:
+        """Have the log files of people opened anew; `rotate`: moved to their backups first."""
+        for outlet in self._outlets:
+            outlet.reopen(rotate=rotate)
+
     def close(self) -> None:
         """Close the file and give the outlets a moment to write what they have."""
         self._file.close()

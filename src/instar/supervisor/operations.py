@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from instar.config import Config
 from instar.errors import BusyError, ConfigError, InstarError
+from instar.runtime import channel
 from instar.supervisor.draining import Draining
 from instar.supervisor.generation import Generation
 from instar.supervisor.handover import Handover, Options, switch_back
@@ -98,6 +100,29 @@ class Operations:
         self._refuse_if_busy("touch handlers")
         return self._on_handler("resume", name, self._registry.names.resume(name, self._live()))
 
+    def recycle_workers(self) -> Report:
+        """Begin to replace the web workers, without loss, one after the other, in the same code. Raises InstarError."""
+        self._refuse_if_busy("recycle workers")
+        report = Report("recycle workers", self._log)
+        self._tasks.spawn(self._recycle(self._live(), report), "recycle workers")
+        return report
+
+    def pause_accepting(self, paused: bool) -> bool:
+        """Leave new connections waiting in the sockets, or take them again; whether that changed anything.
+
+        A restart takes them again. Raises InstarError.
+        """
+        self._refuse_if_busy("pause" if paused else "resume")
+        live = self._live()
+        if live.plan.config.web.engine == "command":
+            raise ConfigError("cannot pause: a server that is run as a command can't be told to stop accepting")
+        if live.paused == paused:
+            return False
+        live.paused = paused
+        live.pause_accepting(gated=True) if paused else live.resume_accepting(gated=True)
+        self._log.write("new connections wait" if paused else "new connections are taken again")
+        return True
+
     def close(self, reason: str) -> None:
         """Take no more requests; give the handover under way up."""
         self.closed = True
@@ -106,7 +131,7 @@ class Operations:
 
     def _live(self) -> Generation:
         if self._registry.live is None:
-            raise BusyError("cannot touch handlers: nothing serves yet")
+            raise BusyError("cannot do that: nothing serves yet; try again")
         return self._registry.live
 
     def _refuse_if_busy(self, verb: str) -> None:
@@ -213,6 +238,39 @@ class Operations:
         if not done:
             self._registry.frontend.dropped.clear()
         self._registry.frontend.close(dropped if done else added)
+
+    # --- workers ------------------------------------------------------------------------------------
+
+    async def _recycle(self, live: Generation, report: Report) -> None:
+        error = None
+        try:
+            with report.stage("workers") as stage:
+                for index in range(live.size):
+                    stage.progress(f"{index} of {live.size} workers")
+                    await self._replace_worker(live, index)
+                stage.detail = f"{live.size} workers"
+        except InstarError as problem:
+            error = str(problem)
+        self._finish(report, "failed" if error else "done", live, live, error)
+
+    async def _replace_worker(self, live: Generation, index: int) -> None:
+        before = {pid for pid, view in live.workers.items() if view.index == index}
+        limit = live.plan.config.restart.boot_timeout
+
+        def replaced() -> bool:
+            fresh = [view for pid, view in live.workers.items() if view.index == index and pid not in before]
+            return any(view.ready for view in fresh) or not live.zygote_alive
+
+        live.send(channel.Recycle(index, "asked to"))
+        try:
+            await asyncio.wait_for(live.changes.until(replaced), limit)
+        except TimeoutError:
+            raise InstarError(
+                f"cannot replace worker {index + 1}: the new process was not ready within {limit:g} s; "
+                "the old one goes on"
+            ) from None
+        if not live.zygote_alive:
+            raise InstarError(f"cannot replace worker {index + 1}: the generation has ended")
 
     # --- single handlers ----------------------------------------------------------------------------
 

@@ -32,8 +32,13 @@ def formatter(name: str, *, colours: bool = False) -> Format:
 class Outlet:
     """Writes records with `write` in a thread. A write that raises OSError loses that line, not the outlet."""
 
-    def __init__(self, name: str, write: Callable[[str], None], format_record: Format) -> None:
+    def __init__(
+        self, name: str, write: Callable[[str], None], format_record: Format, *, file: RotatingFile | None = None
+    ) -> None:
+        """`file`: what `write` writes to, if it can be opened anew."""
         self._write = write
+        self._file = file
+        self._renew: Callable[[], None] | None = None
         self._format = format_record
         self._queue: queue.Queue[LogRecord | None] = queue.Queue(QUEUE)
         self.dropped = 0
@@ -46,6 +51,11 @@ class Outlet:
             self._queue.put_nowait(record)
         except queue.Full:
             self.dropped += 1
+
+    def reopen(self, *, rotate: bool) -> None:
+        """Before the next line, open the file anew (somebody has moved it away), or move it away first."""
+        if self._file is not None:
+            self._renew = self._file.rotate if rotate else self._file.close
 
     def close(self, timeout: float = 1.0) -> None:
         """Wait at most `timeout` seconds for the queue to empty; a stuck reader is left behind."""
@@ -66,6 +76,10 @@ class Outlet:
 
     def _write_line(self, line: str) -> None:
         try:
+            # In this thread: nobody else touches the file.
+            if renew := self._renew:
+                self._renew = None
+                renew()
             self._write(line)
         except OSError:  # EPIPE, ENOSPC, EIO of a terminal that is gone
             self.dropped += 1
@@ -80,7 +94,7 @@ def file_outlet(path: Path, format_record: Format, *, max_bytes: int, backups: i
     """An outlet to a file with rotation. Raises OSError when it can't be opened."""
     file = RotatingFile(path, max_bytes=max_bytes, backups=backups)
     file.open()
-    return Outlet(path.name, file.write, format_record)
+    return Outlet(path.name, file.write, format_record, file=file)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -123,6 +123,10 @@ class Registry:
         env = {"INSTAR_HOOK": event, "INSTAR_GENERATION": str(generation or ""), "INSTAR_APP": plan.config.app.name}
         await run_hooks(hooks, plan, folder / "hooks.out", env, self.system)
 
+    def notes(self) -> list[str]:
+        """What those around the supervisor say of themselves."""
+        return self._outside.seams.notes()
+
     async def booting(self, plan: Plan) -> None:
         """Before a generation boots. Raises HookError."""
         if self._outside.seams.booting:

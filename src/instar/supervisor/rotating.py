@@ -24,7 +24,7 @@ class RotatingFile:
         data = f"{line}\n".encode("utf-8", "backslashreplace")
         self.open()
         if self._size and self._max_bytes and self._size + len(data) > self._max_bytes:
-            self._rotate()
+            self.rotate()
         written = os.write(self._fd, data)
         if written < len(data):  # the disk is full: leave no half line
             os.ftruncate(self._fd, self._size)
@@ -51,7 +51,8 @@ class RotatingFile:
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":  # cut off by a crash of the machine
             self._size += os.write(self._fd, b"\n")
 
-    def _rotate(self) -> None:
+    def rotate(self) -> None:
+        """Begin a fresh file now."""
         self.close()
         with contextlib.suppress(FileNotFoundError):
             if self._backups < 1:

@@ -26,3 +26,5 @@ class Seams:
     #: Folder of the handlers' lock files, if it is shared with other supervisors. A name that one of them holds is
     #: then waited for without end, beside everything else.
     handler_dir: Path | None = None
+    #: More for people who ask for the status.
+    notes: Callable[[], list[str]] = list

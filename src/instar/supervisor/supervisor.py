@@ -7,6 +7,7 @@ ask it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -29,6 +30,15 @@ from instar.supervisor.vigil import Vigil
 
 #: A stop waits so long for open requests before it ends the workers gracefully (seconds).
 _STOP_DRAIN = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """How to stop; see `Supervisor.stop`."""
+
+    now: bool
+    drain: float | None = None
+    mercy: float = 0.0
 
 
 class Supervisor:
@@ -55,8 +65,11 @@ class Supervisor:
             signal.SIGINT: self.stop_by_signal,
         }
         self.registry.on_asked = self._on_asked
-        #: Whether at once, and the seconds of a full drain.
-        self._stop_asked: asyncio.Future[tuple[bool, float | None]] = asyncio.get_running_loop().create_future()
+        #: Called when a stop begins, before anything else happens.
+        self.on_stop: Callable[[], object] = lambda: None
+        #: Seconds of a full drain at a stop for which nobody says otherwise; None: no full drain.
+        self.full_drain: float | None = None
+        self._stop_asked: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
 
     @property
     def config(self) -> Config:
@@ -76,6 +89,8 @@ class Supervisor:
         try:
             registry.frontend.open(self.config)
             registry.queues.ensure(self.config.queue_names())
+            if self._stop_asked.done():
+                return ExitCode.DONE
             report = self.operations.begin("boot", plan, Options())
             self.tasks.spawn(self._vigil.balance(), "balance")
             result = await report.wait()
@@ -85,7 +100,7 @@ class Supervisor:
                 raise InstarError(_start_error(result))
             announce(registry.live)
             self.serving.set()
-            await self._shut_down(*(await self._stop_asked))
+            await self._shut_down(await self._stop_asked)
         finally:
             registry.frontend.close(list(registry.frontend.listeners))
             registry.queues.close()
@@ -93,19 +108,22 @@ class Supervisor:
             self.journal.close()
         return ExitCode.DONE
 
-    def stop(self, now: bool, *, drain: float | None = None) -> None:
+    def stop(self, now: bool, *, drain: float | None = None, mercy: float = 0.0) -> None:
         """Begin to stop: gracefully, or at once. A second call with `now` makes it at once.
 
         `drain`: first stop accepting, then wait so long (seconds) until every client has gone, as after a cut-over.
+        `mercy`: seconds that processes get to end by themselves when it is at once.
         """
         if self.stopping and now:
             for generation in self.registry.generations.values():
                 generation.kill()
+        if not self.stopping:
+            self.on_stop()
         self.operations.close("the supervisor is stopping")
         if self.registry.draining:
             self.registry.draining.end_now()
         if not self._stop_asked.done():
-            self._stop_asked.set_result((now, drain))
+            self._stop_asked.set_result(Stop(now, self.full_drain if drain is None else drain, mercy))
 
     # --- signals ------------------------------------------------------------------------------------
 
@@ -138,12 +156,12 @@ class Supervisor:
 
     # --- the end ------------------------------------------------------------------------------------
 
-    async def _shut_down(self, now: bool, drain: float | None) -> None:
-        timeout = 0.0 if now else self.config.restart.drain_timeout
+    async def _shut_down(self, how: Stop) -> None:
+        timeout = how.mercy if how.now else self.config.restart.drain_timeout
         alive = [item for item in self.registry.generations.values() if item.alive]
-        if drain is not None:
-            await self._leave(alive, drain)
-        elif not now:
+        if how.drain is not None and not how.now:
+            await self._leave(alive, how.drain)
+        elif not how.now:
             await self._let_go(alive)
         ends = [self.registry.end(item, Event.STOPPED, timeout) for item in alive]
         await asyncio.gather(*ends, self.services.stop())

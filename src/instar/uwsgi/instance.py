@@ -1,0 +1,234 @@
+"""An instance with an application: a supervisor, and around it all that uWSGI's master does."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Sequence
+
+from instar.config import Config, parse_address
+from instar.control.assembly import announce, assembled
+from instar.errors import InstarError
+from instar.listeners.systemd import is_bound_to
+from instar.runtime.scoreboard import Column
+from instar.supervisor.generation import Generation
+from instar.supervisor.handover import Options
+from instar.supervisor.hooks import HookError
+from instar.supervisor.plan import Parts
+from instar.supervisor.seams import Seams
+from instar.supervisor.supervisor import Supervisor
+from instar.supervisor.tasks import Tasks
+from instar.uwsgi import dance, hooks
+from instar.uwsgi.around import Around
+from instar.uwsgi.attach import Attached, Zergling
+from instar.uwsgi.emperor.link import News
+from instar.uwsgi.fifo import MasterFifo
+from instar.uwsgi.letters import Order, order_of
+from instar.uwsgi.master import Master, SupervisedHost
+from instar.uwsgi.model import Hook, Instance
+from instar.uwsgi.touches import Touches
+from instar.uwsgi.zerg import ZergError
+
+#: Seconds between two looks for the first request, which makes a vassal loyal.
+_LOYAL_EVERY = 0.5
+_UWSGI = "uwsgi"
+
+
+class ApplicationInstance:
+    """Owner of the parts. `serve` is its life."""
+
+    def __init__(self, around: Around, config: Config) -> None:
+        self._around = around
+        self._config = config
+        self._zergling: Zergling | None = None
+        self._attached: tuple[Attached, ...] = ()
+        self._fifo: MasterFifo | None = None
+        self._folder = dance.folder_of(around.instance)
+        #: Hooks that run once have run.
+        self._accepted = False
+        #: Why the instance ends by itself.
+        self._failure = ""
+        self._supervisor: Supervisor | None = None
+
+    async def serve(self) -> int:
+        """Run until told to stop; returns the exit code. Raises InstarError."""
+        around, instance = self._around, self._around.instance
+        try:
+            await around.begin()
+            handler_dir = dance.create(self._folder, around.user) if self._folder else None
+            await self._get_sockets(instance)
+            seams = Seams(
+                booting=self._booting,
+                accepting=self._accepting,
+                handler_dir=handler_dir if instance.zerg else None,
+                notes=self._notes,
+            )
+            async with assembled(
+                self._configured(instance),
+                self._reload,
+                sockets=self._sockets(),
+                pooled=bool(self._attached),
+                side_by_side=bool(instance.zerg),
+                seams=seams,
+                system=around.system,
+            ) as supervisor:
+                self._supervisor = supervisor
+                code = await self._supervise(supervisor)
+        except HookError as error:
+            raise InstarError(str(error)) from error
+        finally:
+            await self._let_go()
+        return code
+
+    # --- sockets ------------------------------------------------------------------------------------
+
+    async def _get_sockets(self, instance: Instance) -> None:
+        """Those of our own pools, and those of the pools that we attach to. Raises InstarError."""
+        around = self._around
+        if instance.zerg:
+            self._zergling = Zergling(
+                instance.zerg, name=self._config.app.name, log=lambda text: around.log(text), protocol=instance.protocol
+            )
+            try:
+                self._attached += await self._zergling.attach()
+            except ZergError as error:
+                if not (instance.zerg_fallback and self._config.web.bind):
+                    raise
+                around.log(f"{error}; it serves its own sockets instead")
+
+    def _sockets(self) -> list[socket.socket]:
+        own = [
+            item.socket
+            for item in self._around.inherited
+            if any(is_bound_to(item.socket, bind) for bind in self._config.web.bind)
+        ]
+        return [item.socket for item in self._attached] + own
+
+    def _configured(self, instance: Instance) -> Config:
+        """The instance's configuration, with the sockets of its pools."""
+        assert instance.config is not None  # noqa: S101 - checked by whoever chose this class
+        config = instance.config
+        if not self._attached:
+            return config
+        return _with_binds(config, [item.bind for item in self._attached])
+
+    def _reload(self) -> Config:
+        instance = self._around.reread()
+        if instance.config is None:
+            raise InstarError("cannot reload: the configuration names no application any more")
+        return self._configured(instance)
+
+    async def _let_go(self) -> None:
+        if self._fifo:
+            self._fifo.close()
+        if self._zergling:
+            await self._zergling.close()
+        await self._around.end()
+
+    # --- the supervisor -----------------------------------------------------------------------------
+
+    async def _supervise(self, supervisor: Supervisor) -> int:
+        around, instance = self._around, self._around.instance
+        around.log = supervisor.log.write
+        around.world.output = supervisor.state.output / "services" / "hooks.out"
+        around.world.output.parent.mkdir(mode=0o700, exist_ok=True)
+        tasks, host = Tasks(supervisor.log.write), SupervisedHost(supervisor)
+        master = Master(host, supervisor.log.write, pidfiles=around.write_pidfiles)
+        master.sos = functools.partial(around.link.say, News.SOS)
+        self._fifo = around.fifo(master.letter)
+        supervisor.full_drain = instance.mercy
+        supervisor.on_stop = self._leaving
+        supervisor.signals = {
+            number: functools.partial(master.obey, order, f"signal {number}")
+            for number, order in around.signals().items()
+        }
+        around.write_pidfiles()
+        self._fifo.open()
+        around.link.say(News.SPAWNED)
+        around.link.listen(functools.partial(master.obey, source="the Emperor"))
+        touches = Touches(instance.touches, supervisor.log.write)
+        tasks.spawn(touches.watch(functools.partial(self._touched, master, host)), "touches")
+        tasks.spawn(self._become_loyal(supervisor), "loyal")
+        try:
+            code = await supervisor.serve(functools.partial(self._announce, supervisor))
+        finally:
+            await tasks.cancel()
+            await host.close()
+        if self._failure:
+            raise InstarError(f"cannot go on: {self._failure}")
+        return code
+
+    def _announce(self, supervisor: Supervisor, generation: Generation) -> None:
+        announce(supervisor, generation)
+        if self._around.notifier:
+            self._around.notifier.ready(f"generation {generation.number} serves")
+
+    def _leaving(self) -> None:
+        # The pool's router has to be on before we stop accepting.
+        if self._zergling:
+            self._zergling.say("leaving")
+        self._around.leaving()
+
+    async def _become_loyal(self, supervisor: Supervisor) -> None:
+        while not (supervisor.registry.live and supervisor.registry.live.sum(Column.REQUESTS)):
+            await asyncio.sleep(_LOYAL_EVERY)
+        self._around.link.say(News.LOYAL)
+
+    async def _touched(self, master: Master, host: SupervisedHost, action: str) -> None:
+        if action == "mules":
+            host.reload(Options(parts=Parts(web=False)))
+        elif order := order_of(action):
+            master.obey(order, "a touched file")
+        else:
+            name, _, argument = action.partition(":")
+            await hooks.run("touch", [Hook("touch", name, argument)], self._around.world)
+
+    # --- moments of a handover ----------------------------------------------------------------------
+
+    async def _booting(self, config: Config, generation: int) -> None:
+        await self._around.run("pre-app")
+
+    async def _accepting(self, config: Config, generation: int) -> None:
+        around = self._around
+        async with dance.turn(self._folder, around.instance.mercy, around.log):
+            if self._zergling:
+                self._zergling.say("serving")
+            around.link.say(News.ACCEPTING)
+            first, self._accepted = not self._accepted, True
+            try:
+                if first:
+                    await around.run("master-start", "post-app", "accepting", "accepting-once")
+                    await around.run("accepting1", "accepting1-once")
+                else:
+                    await around.run("post-app", "accepting", "accepting1")
+            except HookError as error:
+                if first and self._supervisor:
+                    # uWSGI destroys the instance: whoever was to be told has not been, and both would go on.
+                    self._failure = str(error)
+                    self._supervisor.stop(now=False)
+                raise
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self._zergling:
+            notes += [f"sockets of the zerg pool {path}" for path in self._around.instance.zerg]
+        if self._fifo and self._fifo.stolen:
+            notes.append(f"another process has taken the master FIFO {self._fifo.path}")
+        return notes
+
+
+def _with_binds(config: Config, pooled: Sequence[str]) -> Config:
+    """The configuration on the sockets of pools, besides its own."""
+    binds = tuple(dict.fromkeys((*pooled, *config.web.bind)))
+    config = config.bound(binds)
+    if any(_reaches_out(bind) for bind in pooled) and not config.web.uwsgi.allow:
+        # uWSGI believes everybody who can connect.
+        server = config.web.uwsgi.model_copy(update={"allow": ("*",)})
+        config = config.model_copy(update={"web": config.web.model_copy(update={"uwsgi": server})})
+    return config
+
+
+def _reaches_out(bind: str) -> bool:
+    address = parse_address(bind)
+    return address.protocol == _UWSGI and not address.local
