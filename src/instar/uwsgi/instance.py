@@ -24,7 +24,7 @@ from instar.uwsgi.around import Around
 from instar.uwsgi.attach import Attached, Zergling
 from instar.uwsgi.emperor.link import News
 from instar.uwsgi.fifo import MasterFifo
-from instar.uwsgi.letters import Order, order_of
+from instar.uwsgi.letters import order_of
 from instar.uwsgi.master import Master, SupervisedHost
 from instar.uwsgi.model import Hook, Instance
 from instar.uwsgi.touches import Touches
