@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Literal
 
+#: How a finding is marked for people.
+MARKS = {"ok": "[green]ok[/]", "skipped": "[dim]skipped[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+
 Level = Literal["ok", "skipped", "warning", "error"]
 
 

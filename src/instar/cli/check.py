@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from instar.cli._check_plan import describe
-from instar.cli._findings import Finding, error, warning
+from instar.cli._findings import MARKS, Finding, error, warning
 from instar.cli._format import console, escaped, print_json
 from instar.cli._options import ConfigFile, Json, Name, StateDir
 from instar.errors import ConfigError, ExitCode
@@ -18,13 +18,15 @@ from instar.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from instar.config import Config
 
-_MARKS = {"ok": "[green]ok[/]", "skipped": "[dim]skipped[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
-
 
 def check(
     target: Annotated[
         str | None,
-        typer.Argument(metavar="MODULE:ATTR", help="Application, where there is no file.", show_default=False),
+        typer.Argument(
+            metavar="MODULE:ATTR|FILE",
+            help="Application, where there is no file; or a configuration file of uWSGI.",
+            show_default=False,
+        ),
     ] = None,
     load: Annotated[
         bool, typer.Option("--load", help="Also import the application, in a process of its own interpreter.")
@@ -44,15 +46,24 @@ def check(
     Shows what `instar run` would do. Files, users, programs, addresses and the engine are tried; secrets are
     never shown. Ends with status 2 when something would not work.
 
+    With a file of uWSGI (.yml, .ini, .xml, .json, also FILE:SECTION) it explains what each line does under
+    `instar uwsgi`, and warns about traps.
+
     \b
     Examples:
       instar check
       instar check --load
       instar check -c /etc/mysite/instar.toml --json
       instar check --schema > instar.schema.json
+      instar check /srv/galaxy/vassals/vassal-zergling.yml
     """
     if schema:
         _print_schema()
+        return
+    if target and _is_file_of_uwsgi(target):
+        from instar.cli._check_uwsgi import check_uwsgi
+
+        check_uwsgi(target, load=load, timeout=timeout, json=json)
         return
     from instar import config as configuration
 
@@ -70,6 +81,13 @@ def check(
         _show(loaded, findings, load=load)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(ExitCode.USAGE)
+
+
+def _is_file_of_uwsgi(target: str) -> bool:
+    from instar.config.formats.uwsgi import is_uwsgi_file
+
+    # `package.ini:app` could be a module as well, if nobody named a file.
+    return is_uwsgi_file(target)
 
 
 def examine(config: Config, *, load: bool, timeout: float) -> Iterator[Finding]:
@@ -128,7 +146,7 @@ def _show(config: Config, findings: list[Finding], *, load: bool) -> None:
     checks = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for finding in findings:
         detail = "".join(f"\n  {escaped(line)}" for line in finding.detail)
-        checks.add_row(_MARKS[finding.level], escaped(finding.subject), escaped(finding.text) + detail)
+        checks.add_row(MARKS[finding.level], escaped(finding.subject), escaped(finding.text) + detail)
     screen.print(plan)
     screen.print()
     screen.print(checks)

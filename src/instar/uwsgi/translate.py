@@ -107,8 +107,8 @@ class Translation:
     def instance(self) -> Instance:
         """All of it."""
         config, base = self.config, self.base
-        if refused := remarks.refusals(config, self.ignored):
-            raise ConfigError("\n".join(refused))
+        if problems := self._problems():
+            raise ConfigError("\n".join(problems))
         mules, farms = self.background
         instance = Instance(
             options=config.options,
@@ -138,6 +138,16 @@ class Translation:
         if instance.config is None:
             return instance
         return dataclasses.replace(instance, config=instance.config.extended(extension_of(instance)))
+
+    def _problems(self) -> list[str]:
+        """All at once, so that a site doesn't meet them one by one."""
+        found = remarks.refusals(self.config, self.ignored)
+        for part in (lambda: self.sockets, lambda: self.background, lambda: self.server_name):
+            try:
+                part()
+            except ConfigError as error:
+                found.append(str(error))
+        return list(dict.fromkeys(found))
 
     def configuration(self) -> Config | None:
         """What the supervisor runs; None without an application. Raises ConfigError."""

@@ -13,19 +13,6 @@ from instar.uwsgi.loading import BUILDER
 from instar.uwsgi.model import Farm, Hook, Instance, Router, Touch, ZergPool
 from instar.uwsgi.translate import translate
 
-RECIPE = Path(__file__).parents[1] / "uwsgi_config/fixtures"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Path:
-    """The recipe's files where their paths lead."""
-    for name in ("config", "vassals", "var/zerg", "server/lib"):
-        (tmp_path / name).mkdir(parents=True)
-    for file in RECIPE.iterdir():
-        folder = "vassals" if file.name.startswith("vassal") else "config"
-        (tmp_path / folder / file.name).write_text(file.read_text().replace("/srv/galaxy", str(tmp_path)))
-    return tmp_path
-
 
 def load(folder: Path, name: str) -> Instance:
     around = Surroundings(environ={}, cwd=folder, uid=1000)
