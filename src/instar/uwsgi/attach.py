@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
-import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final
 from instar.system import unix_address
 from instar.uwsgi import zerg
 from instar.uwsgi.binds import bind_of
-from instar.uwsgi.side import Protocol, State, receive, send, side_path
+from instar.uwsgi.side import Protocol, State, identity, receive, send, side_path
 
 #: Seconds that a pool may take for its answer on the side socket.
 _ANSWER: Final = 10.0
@@ -122,7 +121,7 @@ class _Link:
         self._state = state
         if self._side is not None:
             try:
-                send(self._side, {"state": state})
+                send(self._side, self._report())
             except OSError:
                 # The connection is useless; the next one begins with the state.
                 with contextlib.suppress(OSError):
@@ -139,6 +138,9 @@ class _Link:
             item.socket.close()
         self.sockets = []
 
+    def _report(self) -> dict[str, Any]:
+        return {"state": self._state, "sockets": [identity(item.socket) for item in self.sockets]}
+
     def _hang_up(self) -> None:
         if self._side is not None:
             self._side.close()
@@ -150,7 +152,7 @@ class _Link:
         try:
             with unix_address(side_path(self.path)) as address:
                 sock.connect(address)
-            send(sock, {"hello": _VERSION, "name": self._name, "state": self._state, "pid": os.getpid()}, held)
+            send(sock, {"hello": _VERSION, "name": self._name, **self._report()}, held)
             answer = await asyncio.wait_for(_next(sock), _ANSWER)
             if answer is None:
                 raise ConnectionResetError(errno.ECONNRESET, "the pool hung up")
@@ -161,13 +163,12 @@ class _Link:
         return _announced(*answer)
 
     async def _keep(self) -> None:
-        """Read the connection to its end (nothing has to be answered), and connect again, for ever."""
+        """Read the connection to its end (a pool says when it has new sockets), and connect again, for ever."""
         pause = _FIRST_PAUSE
         while True:
             if self._side is not None:
                 while (packet := await _next(self._side)) is not None:
-                    for sock in packet[1]:
-                        sock.close()
+                    self._compare(_announced(*packet))
                 self._hang_up()
                 pause = _FIRST_PAUSE
             await asyncio.sleep(pause)
@@ -177,10 +178,10 @@ class _Link:
 
     def _compare(self, announced: Sequence[tuple[socket.socket, Protocol]]) -> None:
         """Sockets that a restarted pool has and we don't are served after the next restart of this instance."""
-        held = {_identity(item.socket) for item in self.sockets}
+        held = {identity(item.socket) for item in self.sockets}
         for sock, protocol in announced:
             with sock:
-                if _identity(sock) not in held:
+                if identity(sock) not in held:
                     self._log(
                         f"the zerg pool {self.path} has a new socket, {sock.getsockname()} ({protocol}): "
                         "restart this instance to serve it"
@@ -211,8 +212,3 @@ async def _next(sock: socket.socket) -> tuple[dict[str, Any], list[socket.socket
             await readable.wait()
         finally:
             loop.remove_reader(sock)
-
-
-def _identity(sock: socket.socket) -> tuple[int, int]:
-    found = os.fstat(sock.fileno())
-    return found.st_dev, found.st_ino

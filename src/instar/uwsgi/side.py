@@ -2,7 +2,8 @@
 
 It stands beside the zerg socket (`pool.sock.instar`) and speaks packets of JSON. A zergling says hello; the answer
 carries the sockets that speak HTTP, which foreign zerglings must never get. Then the connection stays: it tells that
-the zergling lives, and the zergling tells whether it serves. Fields are only ever added; unknown ones are ignored.
+the zergling lives, and the zergling tells whether it serves, and which sockets (by inode). Fields are only ever added;
+unknown ones are ignored.
 
 A zergling whose pool was restarted greets it with the sockets that it got from its predecessor, in case that the new
 one could not have them back from its supervisor.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import array
 import contextlib
 import json
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -21,7 +23,7 @@ from typing import Any, Final, Literal
 
 from instar.system.notify import MAX_FDS, close_all
 
-#: What a zergling does with new connections. The pool's router is off while one serves.
+#: What a zergling does with new connections. The pool's router is off while one serves its socket.
 State = Literal["starting", "serving", "leaving"]
 #: What is spoken on a socket.
 Protocol = Literal["uwsgi", "http"]
@@ -61,6 +63,11 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[socket.socket]] |
         close_all(fds)
         return None
     return message, _sockets(fds.tolist())
+
+
+def identity(sock: socket.socket) -> int:
+    """Inode of a socket: the same for every process that holds it."""
+    return os.fstat(sock.fileno()).st_ino
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:

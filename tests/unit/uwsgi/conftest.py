@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+# The helpers beside this file are imported by name.
+sys.path.insert(0, str(Path(__file__).parent))
+
 RECIPE = Path(__file__).parents[1] / "uwsgi_config/fixtures"
 
 
