@@ -19,7 +19,7 @@ import instar
 from instar.cli._findings import Finding, error, ok, warning
 from instar.config import Redactor
 from instar.config.env_file import read_env_file
-from instar.supervisor.plan import Plan, fallback_packages
+from instar.supervisor.plan import ABI, Plan, compiled_packages, fallback_packages
 
 #: Lines of a traceback or of output that are shown.
 TAIL = 12
@@ -89,6 +89,8 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
     return {
         "package": str(_PACKAGE),
         "fallbacks": fallback_packages(),
+        "compiled": compiled_packages(plan.config),
+        "abi": ABI,
         "chdir": str(app.chdir),
         "pythonpath": [str(path) for path in app.pythonpath],
         "engine": web.engine,

@@ -125,7 +125,7 @@ def _find_packages(request: dict[str, Any]) -> None:
     bootstrap = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bootstrap)
     sys.meta_path.insert(0, bootstrap.PackageFinder({"instar": request["package"]}))
-    sys.meta_path.append(bootstrap.PackageFinder(request["fallbacks"]))
+    sys.meta_path.append(bootstrap.fallback_finder(request))
 
 
 def _describe(problem: BaseException) -> str:

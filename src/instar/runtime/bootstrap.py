@@ -11,10 +11,11 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from types import ModuleType
+from typing import Any
 
 
 class PackageFinder(MetaPathFinder):
@@ -33,6 +34,24 @@ class PackageFinder(MetaPathFinder):
         init = os.path.join(folder, "__init__.py")  # noqa: PTH118 - pathlib costs an import at every boot
         return importlib.util.spec_from_file_location(fullname, init, submodule_search_locations=[folder])
 
+    def find_distributions(self, context: Any = None) -> Iterator[Any]:
+        """Their metadata, for importlib.metadata: an engine asks for its version."""
+        name = getattr(context, "name", None)
+        if name is not None and name in self._folders:
+            import importlib.metadata
+            import pathlib
+
+            folder = pathlib.Path(self._folders[name]).parent
+            yield from map(importlib.metadata.PathDistribution, folder.glob(f"{name}-*.dist-info"))
+
+
+def fallback_finder(document: Mapping[str, Any]) -> PackageFinder:
+    """Packages that the application's environment may lack; compiled ones if they were made for this interpreter."""
+    folders = dict(document.get("fallbacks", {}))
+    if document.get("abi") == EXTENSION_SUFFIXES[0]:
+        folders.update(document.get("compiled", {}))
+    return PackageFinder(folders)
+
 
 def read_all(fd: int) -> str:
     """The whole document behind a descriptor; closes it."""
@@ -46,7 +65,7 @@ def main() -> None:
     text = read_all(int(sys.argv[1]))
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
     sys.meta_path.insert(0, PackageFinder({"instar": package}))
-    sys.meta_path.append(PackageFinder(json.loads(text).get("fallbacks", {})))
+    sys.meta_path.append(fallback_finder(json.loads(text)))
 
     from instar.runtime.zygote import main as run
 

@@ -124,6 +124,10 @@ class GenerationSpec:
     probe_path: str = ""
     #: Packages that the application's environment may lack, with their folders in the supervisor's installation.
     fallbacks: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: The same for packages with compiled modules, and the ending of these modules' names: only an interpreter with
+    #: the same ending can load them.
+    compiled: dict[str, str] = dataclasses.field(default_factory=dict)
+    abi: str = ""
     #: Connection to the supervisor, kept over the exec that makes a lazy zygote; -1: accept one.
     connection_fd: int = -1
     #: uid that may command the zygote, besides root.

@@ -7,6 +7,8 @@ import grp
 import importlib.util
 import os
 import pwd
+from collections.abc import Iterable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from instar.config import Config, environment, expand_command, resolve_python
@@ -19,6 +21,8 @@ from instar.runtime.spec import ExtensionSpec, GenerationSpec, HandlerSpec, List
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
 _WSGI_THREADS = 4
+#: Ending of the names of compiled modules that fit our interpreter.
+ABI = EXTENSION_SUFFIXES[0]
 #: What the handlers of a pool without work of its own do.
 JOB_MANAGER = "instar.jobs.manager:main"
 
@@ -229,6 +233,8 @@ class Plan:
             gated=gated,
             probe_path=config.health.path if gated else "",
             fallbacks=fallback_packages(),
+            compiled=compiled_packages(config),
+            abi=ABI,
             supervisor_uid=os.getuid(),
             extension=ExtensionSpec(more.target, more.data) if more else None,
         )
@@ -244,10 +250,19 @@ def socket_capacity(config: Config) -> int:
     return config.web.max_workers or max(worker_count(config), len(os.sched_getaffinity(0)))
 
 
+def compiled_packages(config: Config) -> dict[str, str]:
+    """The server for an application that was run by another one until now: its environment has none of ours."""
+    return _folders(("granian",)) if config.extension and config.web.engine == "granian" else {}
+
+
 def fallback_packages() -> dict[str, str]:
     """Folders of the packages that the runtime brings along where the application has none."""
+    return _folders(_FALLBACKS)
+
+
+def _folders(names: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in _FALLBACKS:
+    for name in names:
         spec = importlib.util.find_spec(name)
         if spec and spec.submodule_search_locations:
             found[name] = next(iter(spec.submodule_search_locations))

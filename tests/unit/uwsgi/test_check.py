@@ -146,8 +146,8 @@ class TestVerb:
         assert len(answer.json["lines"]) == 28
         assert {trap["name"] for trap in answer.json["traps"]} == {"no-gate", "zergling-reload", "two-at-once"}
         errors = [item["subject"] for item in answer.json["findings"] if item["level"] == "error"]
-        # The interpreter stands for the site's virtual environment, in which nothing has been installed.
-        assert set(errors) <= {"[web] engine", "[app] target"}
+        # Not even the server is missing, which the site never installed: instar lends its own.
+        assert (errors, answer.code, answer.json["ok"]) == ([], 0, True)
 
     def test_for_people(self, site: Path, instar: Instar) -> None:
         answer = instar("check", site / "vassals/vassal-zergpool.yml")
