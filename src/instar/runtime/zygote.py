@@ -153,8 +153,9 @@ class Zygote:
                 event = json.loads(self._events.recv(65536))
             except BlockingIOError:
                 return
-            if event["event"] == "ask" and self.spec.extension:
-                self.link.send(channel.Asked(event["what"]), keep=False)
+            if event["event"] == "ask":
+                if self.spec.extension:
+                    self.link.send(channel.Asked(event["what"]), keep=False)
             elif "handler" in event:
                 self._roster.on_event(event)
             else:

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from inside_tools import Inside
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """Makes extensions; all are closed at the end."""
+    made = []
+
+    def make(options=(), **more):
+        made.append(Inside(tmp_path, options, **more))
+        return made[-1]
+
+    yield make
+    for item in made:
+        item.close()

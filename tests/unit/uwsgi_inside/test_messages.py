@@ -1,0 +1,154 @@
+"""Messages to mules and farms, and who gets them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+from inside_tools import Child, mule
+
+from instar.handlers import messages
+
+
+@pytest.fixture
+def farm(inside):
+    """Two mules; both are in farm `both`, the second also in `one`."""
+    return inside(
+        mules=[
+            mule(1, "main.both.1", farms=["both"]),
+            mule(2, "main.both.2", farms=["both", "one"]),
+            mule(3, "main.mule.3"),
+        ]
+    )
+
+
+def received(farm, name, count, **how):
+    """What a mule gets, in a process of its own."""
+
+    def body():
+        farm.become(name)
+        return [farm.module.mule_get_msg(timeout=0, **how) for _ in range(count)]
+
+    return Child(body).result()
+
+
+def test_addresses_and_their_order(farm):
+    uwsgi = farm.module
+    assert uwsgi.mule_msg("any") is True
+    assert uwsgi.mule_msg(b"any too", 0) is True
+    assert uwsgi.mule_msg("for two", 2) is True
+    assert uwsgi.mule_msg("for both", b"both") is True
+    assert uwsgi.farm_msg("one", "for one") is None
+    assert received(farm, "main.both.2", 6) == str([b"for two", b"any", b"any too", b"for both", b"for one", b""])
+
+
+def test_a_mule_gets_no_message_of_another(farm):
+    farm.module.mule_msg("for two", 2)
+    farm.module.farm_msg("one", "for one")
+    assert received(farm, "main.both.1", 1) == str([b""])
+    assert received(farm, "main.mule.3", 1) == str([b""])
+
+
+def test_farms_may_be_left_out(farm):
+    farm.module.farm_msg("both", "x")
+    assert received(farm, "main.both.1", 1, farms=False) == str([b""])
+    assert received(farm, "main.both.1", 1) == str([b"x"])
+
+
+def test_a_long_message_is_cut_to_the_buffer(farm):
+    farm.module.mule_msg("0123456789", 1)
+    assert received(farm, "main.both.1", 2, buffer_size=4) == str([b"0123", b""])
+
+
+def test_who_may_not_receive(farm):
+    for call, kind in ((farm.module.mule_get_msg, "mule"), (farm.module.farm_get_msg, "farm")):
+        with pytest.raises(ValueError, match=f"you can receive {kind} messages only in a mule !!!"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("to", "text"),
+    [("both", "invalid mule"), (None, "invalid mule"), (b"nosuch", "unknown farm"), (4, "invalid mule number"),
+     (-1, "invalid mule number")],
+)  # fmt: skip
+def test_wrong_addresses(farm, to, text):
+    with pytest.raises(ValueError, match=text):
+        farm.module.mule_msg("x", to)
+
+
+def test_no_mules(inside):
+    with pytest.raises(ValueError, match="no mule configured"):
+        inside().module.mule_msg("x")
+    assert inside().module.farm_msg("nosuch", "x") is None
+
+
+def test_only_text_and_bytes(farm):
+    with pytest.raises(TypeError, match=r"mule_msg\(\) argument 1 must be read-only bytes-like object, not int"):
+        farm.module.mule_msg(1)
+    with pytest.raises(TypeError, match=r"farm_msg\(\) argument 2"):
+        farm.module.farm_msg("both", bytearray(b"x"))
+
+
+def test_a_full_queue_is_told(farm, capsys):
+    sent = 0
+    while farm.module.mule_msg(b"x" * 1000, 1):
+        sent += 1
+    assert sent > 10
+    assert "its queue is full" in capsys.readouterr().err
+    assert farm.module.mule_msg(b"x", 2) is True
+
+
+def test_a_message_that_is_too_long_is_told(farm, capsys):
+    assert farm.module.mule_msg(b"x" * (messages.MAX_MESSAGE + 1), 1) is False
+    assert "the limit is" in capsys.readouterr().err
+
+
+def test_a_wait_ends_with_the_message(farm):
+    def body():
+        farm.become("main.both.1")
+        return farm.module.farm_get_msg()
+
+    child = Child(body)
+    farm.module.farm_msg("both", "late")
+    assert child.result() == str(b"late")
+
+
+def test_a_timeout_is_kept(farm):
+    def body():
+        farm.become("main.both.1")
+        began = time.monotonic()
+        return farm.module.mule_get_msg(timeout=1), 0.99 < time.monotonic() - began < 5
+
+    assert Child(body).result() == str((b"", True))
+
+
+def test_leaving_interrupts_once_and_leaves_the_messages_to_the_successor(farm):
+    def body():
+        farm.become("main.both.1")
+        threading.Timer(0.1, farm.extension.mail.leave, kwargs={"interrupt": True}).start()
+        interrupted = farm.module.mule_get_msg()
+        farm.module.mule_msg("x", 1)
+        return interrupted, farm.module.mule_get_msg(timeout=0)
+
+    assert Child(body).result() == str((None, b""))
+    assert received(farm, "main.both.1", 1) == str([b"x"])
+
+
+def test_leaving_without_interruption_waits_for_the_signal(farm):
+    def body():
+        farm.become("main.both.1")
+        farm.extension.mail.leave(interrupt=False)
+
+        def handler(*_):
+            raise SystemExit
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            return farm.module.mule_get_msg()
+        except SystemExit:
+            return "interrupted"
+
+    assert Child(body).result() == "interrupted"
