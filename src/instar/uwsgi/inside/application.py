@@ -114,7 +114,7 @@ class Builder:
         name, colon, attribute = what.partition(":")
         attribute = attribute if colon else self._callable or "application"
         module = importlib.import_module(name)
-        several = sys.modules["uwsgi"].__dict__.get("applications") or module.__dict__.get("applications")
+        several = getattr(sys.modules.get("uwsgi"), "applications", None) or module.__dict__.get("applications")
         if isinstance(several, dict):
             return several
         found = _attribute(module, attribute.removesuffix("()"), what)
