@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from instar.errors import InstarError, RolledBackError
 from instar.supervisor.report import Report
-from instar.system import describe_status
 from instar.uwsgi.emperor import galaxy
 from instar.uwsgi.emperor.backstage import Backstage
 from instar.uwsgi.emperor.link import Order
@@ -79,7 +78,7 @@ class Dance:
         if not why:
             return restarter
         if restarter.status is not None:
-            why = describe_status(restarter.status)
+            why = restarter.end_in_words
         await vassal.end_standin()
         raise RolledBackError(f"cannot restart {vassal.name}: the restarter {why}; the main instance serves on")
 
@@ -103,8 +102,8 @@ class Dance:
         if process is None or not process.alive:
             return "it was gone"
         mercy = _seconds(self._file, "mercy", LEAVE_WITHIN, "reload-mercy")
-        status = await self._vassal.end(process, Order.STOP_GRACEFULLY, mercy)
-        return describe_status(status)
+        await self._vassal.end(process, Order.STOP_GRACEFULLY, mercy)
+        return process.end_in_words
 
     async def _until_main(self, restarter: VassalProcess) -> None:
         """The vassal is started again like any that has ended; the restarter stays until it answers."""

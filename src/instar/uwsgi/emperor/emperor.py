@@ -19,8 +19,11 @@ from instar.supervisor.tasks import Tasks
 from instar.system import System
 from instar.system.notify import Notice
 from instar.uwsgi.emperor.fdstore import FdStore
+from instar.uwsgi.emperor.inheritance import Inheritance
 from instar.uwsgi.emperor.notices import Notices
 from instar.uwsgi.emperor.renewal import Renewals
+from instar.uwsgi.emperor.roll import Roll
+from instar.uwsgi.emperor.safe import Safe
 from instar.uwsgi.emperor.scan import Found, scan
 from instar.uwsgi.emperor.settings import EmperorSettings
 from instar.uwsgi.emperor.statedir import output_folder
@@ -57,7 +60,11 @@ class Emperor:
         self.started = system.time()
         self.stopping = False
         self.changes = Changes()
-        self.store = FdStore()
+        self._roll = Roll(state.control / "vassals.json", system)
+        self._safe = Safe(state.control / "keeper.sock", output_folder(state) / "keeper.out", system, log.write)
+        self.store = FdStore(
+            lambda stored: self._safe.put(stored.key, stored.fd), lambda stored: self._safe.take(stored.key)
+        )
         self._renewals = Renewals(lambda: Report("restart", log), self._last_words)
         self._tasks = Tasks(log.write)
         self._notices = Notices(state.control / "notify.sock", self._notified)
@@ -69,12 +76,15 @@ class Emperor:
             self.changes,
             self._tasks,
             self.store,
+            self._roll,
+            self._safe,
             log.write,
             str(self._notices.path),
             self._notices.catch_up,
         )
         self._wrapper_is_uwsgi = wrapper_is_uwsgi
         self._now = False
+        self._inheritance: Inheritance | None = None
         self._wake = asyncio.Event()
 
     @property
@@ -90,8 +100,11 @@ class Emperor:
     async def serve(self) -> int:
         """Run the vassals until told to stop; returns the exit code."""
         self._handle_signals()
+        self._inheritance = Inheritance(self._roll, self._safe, self._system, self.changes)
+        self._inheritance.restore(self.store)
         while not self.stopping:
-            await self._scan()
+            if await self._scan():
+                await self._settle_inheritance()
             for vassal in self.vassals.values():
                 vassal.check_heartbeat()
             with contextlib.suppress(TimeoutError):
@@ -155,7 +168,8 @@ class Emperor:
 
     # --- the directory ------------------------------------------------------------------------------
 
-    async def _scan(self) -> None:
+    async def _scan(self) -> bool:
+        """Act on what has changed; False when the directory can't be read."""
         try:
             found = scan(self.settings)
             if any(name not in found for name in self.vassals):
@@ -164,11 +178,12 @@ class Emperor:
         except OSError as error:
             # Nothing is stopped because a file system is away for a moment.
             self.log.write(f"cannot read {self.settings.directory}: {error.strerror}; the vassals run on")
-            return
+            return False
         for name in [name for name in self.vassals if name not in found]:
             self._remove(name)
         for item in found.values():
             self._take(item)
+        return True
 
     def _take(self, found: Found) -> None:
         vassal = self.vassals.get(found.name)
@@ -176,11 +191,37 @@ class Emperor:
             return
         file = understand(found, self.settings, wrapper_is_uwsgi=self._wrapper_is_uwsgi)
         if vassal is None:
-            self.vassals[found.name] = vassal = Vassal(file, self._around, blocker=self._blocker, renew=self._renew)
-            vassal.begin()
+            self._add(Vassal(file, self._around, blocker=self._blocker, renew=self._renew))
         else:
             self.log.write(f"vassal {found.name} was touched")
             vassal.touched(file)
+
+    def _add(self, vassal: Vassal) -> None:
+        self.vassals[vassal.name] = vassal
+        inherited = self._inheritance
+        main = inherited.claim(vassal.name) if inherited else None
+        standin = inherited.claim(vassal.name, standin=True) if inherited else None
+        if main is None and standin is None:
+            vassal.begin()
+            return
+        vassal.adopt(main[0] if main else None, standin[0] if standin else None)
+        if main is not None and main[1].stamp != vassal.file.found.stamp:
+            self.log.write(f"vassal {vassal.name} was touched while no Emperor ran")
+            self._renew(vassal)
+
+    async def _settle_inheritance(self) -> None:
+        """What an earlier Emperor ran, and isn't wanted any more."""
+        inherited = self._inheritance
+        if inherited is None:
+            return
+        for name in inherited.vassals():
+            self.log.write(f"vassal {name} was removed while no Emperor ran; it stops")
+            await inherited.end(name, graceful=self.settings.graceful_shutdown, mercy=self.settings.curse_tolerance)
+        for name in self.store.vassals():
+            if name not in self.vassals:
+                self.store.discard(name)
+        inherited.close()
+        self._inheritance = None
 
     def _remove(self, name: str) -> None:
         vassal = self.vassals.pop(name)
@@ -237,13 +278,16 @@ class Emperor:
     async def _shut_down(self) -> None:
         """Zerglings before their pools: clients wait in the pool's queue to the last."""
         self.log.write("the Emperor stops its vassals")
+        graceful = False if self._now else None
         pools = [vassal for vassal in self.vassals.values() if vassal.file.pools]
         others = [vassal for vassal in self.vassals.values() if not vassal.file.pools]
         for group in (others, pools):
-            await asyncio.gather(*(vassal.stop(mercy=self.settings.mercy) for vassal in group))
+            stops = [vassal.stop(graceful=graceful, mercy=self.settings.mercy) for vassal in group]
+            await asyncio.gather(*stops)
         await self._tasks.cancel()
         self._notices.close()
         self.store.close()
+        self._safe.close()
 
 
 async def wrapper_is_uwsgi(wrapper: str) -> bool:

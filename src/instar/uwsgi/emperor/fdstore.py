@@ -17,8 +17,22 @@ _DEFAULT = "stored"
 class Stored:
     """One descriptor, which the store owns."""
 
+    vassal: str
     name: str
     fd: int
+
+    @property
+    def key(self) -> str:
+        """Tells it from all others, in every process that holds a copy."""
+        return f"fd:{os.fstat(self.fd).st_ino}:{self.name}:{self.vassal}"
+
+    @classmethod
+    def parse(cls, key: str, fd: int) -> Stored | None:
+        """The other way round; None when the key is of something else."""
+        kind, _, rest = key.partition(":")
+        _, _, rest = rest.partition(":")
+        name, _, vassal = rest.partition(":")
+        return cls(vassal, name, fd) if kind == "fd" and vassal else None
 
 
 class FdStore:
@@ -26,8 +40,8 @@ class FdStore:
 
     def __init__(
         self,
-        kept: Callable[[str, Stored], None] = lambda vassal, stored: None,
-        dropped: Callable[[str, Stored], None] = lambda vassal, stored: None,
+        kept: Callable[[Stored], None] = lambda stored: None,
+        dropped: Callable[[Stored], None] = lambda stored: None,
     ) -> None:
         self._stored: dict[str, list[Stored]] = {}
         self._kept = kept
@@ -40,17 +54,21 @@ class FdStore:
             if len(mine) >= MOST or any(_same(fd, item.fd) for item in mine):
                 os.close(fd)
                 continue
-            stored = Stored(name if stored_name(name) else _DEFAULT, fd)
+            stored = Stored(vassal, name if stored_name(name) else _DEFAULT, fd)
             mine.append(stored)
-            self._kept(vassal, stored)
+            self._kept(stored)
             taken += 1
         return taken
+
+    def restore(self, stored: Stored) -> None:
+        """Go on with one that an earlier Emperor had taken."""
+        self._stored.setdefault(stored.vassal, []).append(stored)
 
     def remove(self, vassal: str, name: str) -> None:
         """Close those of one name."""
         for stored in [item for item in self._stored.get(vassal, ()) if item.name == name]:
             self._stored[vassal].remove(stored)
-            self._close(vassal, stored)
+            self._close(stored)
 
     def of(self, vassal: str) -> list[Stored]:
         """What a vassal gets at its next start; it stays here too."""
@@ -59,15 +77,19 @@ class FdStore:
     def discard(self, vassal: str) -> None:
         """Close all of a vassal that is gone for good."""
         for stored in self._stored.pop(vassal, ()):
-            self._close(vassal, stored)
+            self._close(stored)
+
+    def vassals(self) -> list[str]:
+        """Who has left something here."""
+        return list(self._stored)
 
     def close(self) -> None:
         """Close all of them, at the Emperor's end."""
         for vassal in list(self._stored):
             self.discard(vassal)
 
-    def _close(self, vassal: str, stored: Stored) -> None:
-        self._dropped(vassal, stored)
+    def _close(self, stored: Stored) -> None:
+        self._dropped(stored)
         close_all([stored.fd])
 
 

@@ -9,11 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from instar.supervisor.changes import Changes
-from instar.system import System
+from instar.system import System, describe_status
 from instar.uwsgi.emperor.fdstore import Stored
 from instar.uwsgi.emperor.link import VARIABLE, Link, News, Order
 
@@ -27,6 +27,8 @@ class VassalProcess:
 
     def __init__(self, pid: int, system: System, changes: Changes, *, child: subprocess.Popen[bytes] | None) -> None:
         """`child` None: it was started by an Emperor that died. Raises OSError when it is gone."""
+        #: Called at its end, before anybody hears of it.
+        self.on_end: Callable[[], None] = lambda: None
         self.pid = pid
         self.began = system.time()
         self.link: Link | None = None
@@ -60,6 +62,13 @@ class VassalProcess:
         """Take over the Emperor's end of its link."""
         self.link = Link(sock, self._on_news)
 
+    @property
+    def end_in_words(self) -> str:
+        """How it ended."""
+        if self.status is None:
+            return "runs"
+        return "ended" if self._child is None else describe_status(self.status)
+
     async def wait(self) -> int:
         """Its exit status; negative: a signal."""
         await self._changes.until(lambda: not self.alive)
@@ -85,9 +94,15 @@ class VassalProcess:
 
     def kill(self) -> None:
         """SIGKILL for the process, and for its group if it leads one."""
-        if self._child is not None and self.alive:
+        # A child of an earlier Emperor leads its own group too, and isn't reaped while the pidfd shows it alive.
+        if self.alive:
             self._system.kill(-self.pid, signal.SIGKILL)
         self.signal(signal.SIGKILL)
+
+    def adopted(self, began: float) -> None:
+        """It is of an earlier Emperor, which heard what it had to say."""
+        self.began = began
+        self.ready = self.accepting = self.loyal = True
 
     def reset(self) -> None:
         """It begins anew in the same process (a reload): what it said before no longer counts."""
@@ -125,6 +140,7 @@ class VassalProcess:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         self.status = UNKNOWN if self._child is None else self._system.finish(self._child)
+        self.on_end()
         if self.link is not None:
             self.link.close()
         self._changes.notify()

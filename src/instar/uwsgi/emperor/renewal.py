@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from instar.errors import ExitCode, InstarError
 from instar.supervisor.report import Report, Stage
-from instar.system import describe_status
 from instar.uwsgi.emperor import dance, supervised
 from instar.uwsgi.emperor.link import Order
 from instar.uwsgi.emperor.process import VassalProcess
@@ -139,7 +138,7 @@ async def _until_ready(vassal: Vassal, stage: Stage, ready: Callable[[], bool]) 
         process = vassal.process
         why = f"it isn't ready after {READY_WITHIN:g} s"
         if process is not None and process.status is not None:
-            why = f"it {describe_status(process.status)}"
+            why = f"it {process.end_in_words}"
         raise InstarError(f"cannot see {vassal.name} ready: {vassal.note or why}")
     stage.detail = f"pid {vassal.process.pid}" if vassal.process else ""
 

@@ -16,13 +16,15 @@ from typing import Any
 from instar.errors import InstarError
 from instar.supervisor.changes import Changes
 from instar.supervisor.tasks import Tasks
-from instar.system import System, describe_status
+from instar.system import System
 from instar.uwsgi.emperor import dance, supervised
 from instar.uwsgi.emperor.backstage import Backstage
 from instar.uwsgi.emperor.environment import environment
 from instar.uwsgi.emperor.fdstore import FdStore, Stored
 from instar.uwsgi.emperor.link import Order
 from instar.uwsgi.emperor.process import VassalProcess, start
+from instar.uwsgi.emperor.roll import Roll
+from instar.uwsgi.emperor.safe import Safe
 from instar.uwsgi.emperor.settings import EmperorSettings
 from instar.uwsgi.emperor.throttle import Throttle
 from instar.uwsgi.emperor.vassal_file import Kind, VassalFile
@@ -64,6 +66,8 @@ class Surroundings:
     changes: Changes
     tasks: Tasks
     store: FdStore
+    roll: Roll
+    safe: Safe
     log: Callable[[str], None]
     #: Address for NOTIFY_SOCKET.
     notify: str
@@ -164,6 +168,17 @@ class Vassal:
             self._task = self._around.tasks.spawn(self._keep_running(), f"vassal {self.name}")
         self._around.changes.notify()
 
+    def adopt(self, process: VassalProcess | None, standin: VassalProcess | None) -> None:
+        """Go on with what an earlier Emperor started."""
+        for item in (process, standin):
+            if item is not None:
+                self._register(item, standin=item is standin)
+                self.log(f"vassal {self.name} is taken over (pid {item.pid})")
+        self.process, self.standin = process, standin
+        self.begin()
+        if standin is not None:
+            self.watch_standin(self.backstage, self.file.remarks.get("probe") or "/")
+
     async def stop(self, *, graceful: bool | None = None, mercy: float | None = None) -> None:
         """End it and keep it from starting; returns when it is gone."""
         settings = self._around.settings
@@ -243,7 +258,7 @@ class Vassal:
         return await process.end(order, fallback, mercy)
 
     async def _keep_running(self) -> None:
-        while await self._leave_to_start():
+        while self.running or await self._leave_to_start():
             await self._run_once()
 
     async def _leave_to_start(self) -> bool:
@@ -262,34 +277,26 @@ class Vassal:
         return not self._wanted or not self.throttle.remaining(self._around.system.monotonic())
 
     async def _run_once(self) -> None:
-        system, log = self._around.system, self._around.log
-        self.note = ""
-        try:
-            process = self._start()
-        except OSError as error:
-            self._failed(f"cannot be started: {self.file.argv[0]}: {error.strerror}")
+        """From its start, or from where an earlier Emperor left it, to its end."""
+        process = self.process if self.process is not None and self.process.alive else self._start()
+        if process is None:
             return
-        except InstarError as error:
-            self._failed(f"cannot be started: {error}")
-            return
-        self.process = process
-        log(f"vassal {self.name} started (pid {process.pid})")
+        self.process, self.note = process, ""
         if self.file.kind is not Kind.UWSGI:
             self.tasks.spawn(self._ask(process), f"ask {self.name}")
-        began = system.monotonic()
-        status = await process.wait()
-        healthy = process.loyal or process.stopping or system.monotonic() - began >= HEALTHY_AFTER
+        began = self._around.system.monotonic()
+        await process.wait()
+        healthy = process.loyal or process.stopping or self._around.system.monotonic() - began >= HEALTHY_AFTER
         if not self._wanted:
-            self.note = ""
-            log(f"vassal {self.name} {describe_status(status)}")
-        elif healthy:
+            self.log(f"vassal {self.name} {process.end_in_words}")
+            return
+        self.restarts += 1
+        if healthy:
             self.throttle.forget()
-            self.restarts += 1
-            log(f"vassal {self.name} {describe_status(status)}; it starts again")
+            self.log(f"vassal {self.name} {process.end_in_words}; it starts again")
             await asyncio.sleep(_PAUSE)
         else:
-            self.restarts += 1
-            self._failed(describe_status(status))
+            self._failed(process.end_in_words)
 
     async def _ask(self, process: VassalProcess) -> None:
         """Its supervisor serves before it says so, or without ever saying so."""
@@ -306,18 +313,26 @@ class Vassal:
         self.note = f"it {why}; the next try is in {pause:.3g} s" if pause else f"it {why}"
         self._around.log(f"vassal {self.name} {why}; it starts again in {pause:.3g} s")
 
-    def _start(self) -> VassalProcess:
+    def _start(self) -> VassalProcess | None:
+        """None: it can't be started; that counts as a failure."""
         self.last_run = self._around.system.time()
         self.first_run = self.first_run or self.last_run
-        extra = dance.arguments(self.file, self.backstage) if dance.dances(self.file) else ()
-        return self._spawn((*self.file.argv, *extra), self.name)
+        try:
+            extra = dance.arguments(self.file, self.backstage) if dance.dances(self.file) else ()
+            process = self._spawn((*self.file.argv, *extra), self.name)
+        except (InstarError, OSError) as error:
+            why = f"{self.file.argv[0]}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            self._failed(f"cannot be started: {why}")
+            return None
+        self.log(f"vassal {self.name} started (pid {process.pid})")
+        return process
 
     def _spawn(self, argv: Sequence[str], role: str) -> VassalProcess:
         around = self._around
         around.catch_up()
         fd = around.system.open_append(around.output / f"{_plain(role)}.out")
         try:
-            return start(
+            process = start(
                 argv,
                 env=environment(os.environ, self.file, around.notify),
                 cwd=str(around.settings.directory),
@@ -329,6 +344,21 @@ class Vassal:
             )
         finally:
             os.close(fd)
+        self._register(process, standin=role != self.name)
+        return process
+
+    def _register(self, process: VassalProcess, *, standin: bool) -> None:
+        """So that the next Emperor finds it, if this one dies."""
+        around, key = self._around, f"link:{process.pid}"
+        around.roll.enter(self.name, process.pid, self.file.found.stamp, process.began, standin=standin)
+        if process.link is not None:
+            around.safe.put(key, process.link.socket.fileno())
+
+        def end() -> None:
+            around.roll.strike(process.pid)
+            around.safe.take(key)
+
+        process.on_end = end
 
 
 def _plain(name: str) -> str:
