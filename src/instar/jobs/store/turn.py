@@ -15,7 +15,7 @@ from instar.jobs.store.backend import Transaction
 from instar.jobs.store.rows import ATTEMPT_COLUMNS, JOB_COLUMNS, to_claim, to_job, to_json, to_values
 
 #: Jobs without a destination that are given one in a transaction.
-_ROUTED: Final = 200
+ROUTED: Final = 200
 #: The very words of the index.
 LIVE_SQL: Final = "state IN ('dispatching', 'queued', 'running')"
 _OURS: Final = f"id = :id AND attempt = :attempt AND holder = :holder AND {LIVE_SQL}"
@@ -164,7 +164,7 @@ class Turn:
     def _route(self, wanted: Wanted, route: Callable[[Submission], Submission]) -> None:
         where, values = eligible(self._name, wanted, "destination IS NULL")
         rows = self._do.all(
-            f"SELECT {JOB_COLUMNS} FROM instar_job WHERE {where} ORDER BY priority DESC, id LIMIT {_ROUTED}", **values
+            f"SELECT {JOB_COLUMNS} FROM instar_job WHERE {where} ORDER BY priority DESC, id LIMIT {ROUTED}", **values
         )
         found = [(job.id, route(job.submission)) for job in map(to_job, rows)]
         self._do.each(

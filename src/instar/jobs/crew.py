@@ -1,0 +1,151 @@
+"""The runners of one handler, and the threads in which it calls them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import importlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from instar.errors import InstarError
+from instar.jobs.model import Attempt, Job
+from instar.jobs.plan import Destination, JobPlan, RunnerPlan
+from instar.jobs.runners.base import Assignment, Runner, RunnerError, Setup, Sink
+from instar.jobs.store.turn import Place
+
+logger = logging.getLogger("instar.jobs")
+
+#: Group of entry points by which others add runners.
+GROUP: Final = "instar.runners"
+_BUILT_IN: Final[Mapping[str, str]] = {
+    "local": "instar.jobs.runners.local:LocalRunner",
+    "thread": "instar.jobs.runners.callables:ThreadRunner",
+    "process": "instar.jobs.runners.callables:ProcessRunner",
+    "slurm": "instar.jobs.runners.slurm:SlurmRunner",
+}
+#: Attempts at a time where the plan says nothing: a program is expected to use a core, a callable in a thread to wait,
+#: and a cluster has its own queue.
+_WORKERS: Final[Mapping[str, Callable[[], int]]] = {
+    "local": lambda: os.cpu_count() or 1,
+    "process": lambda: os.cpu_count() or 1,
+    "thread": lambda: 8,
+}
+_MANY: Final = 10_000
+
+
+def load_runner(kind: str) -> type[Runner]:
+    """The class of a kind of runner. Raises RunnerError."""
+    if kind in _BUILT_IN:
+        module, _, name = _BUILT_IN[kind].partition(":")
+        found: Any = getattr(importlib.import_module(module), name)
+    else:
+        found = _entry_point(kind)
+    if not (isinstance(found, type) and issubclass(found, Runner)):
+        raise RunnerError(
+            f"cannot use the runner {kind!r}: {found!r} doesn't derive from instar.jobs.runners.base.Runner"
+        )
+    return found
+
+
+def _entry_point(kind: str) -> Any:
+    # Not at the top: it costs 20 ms, and few need it.
+    from importlib.metadata import entry_points
+
+    points = entry_points(group=GROUP, name=kind)
+    if not points:
+        known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+        raise RunnerError(
+            f"cannot find the runner {kind!r}: known are {', '.join(known)}; is its package installed here?"
+        )
+    try:
+        return next(iter(points)).load()
+    except Exception as error:
+        raise RunnerError(f"cannot load the runner {kind!r}: {type(error).__name__}: {error}") from error
+
+
+@dataclasses.dataclass
+class Member:
+    """One runner at work."""
+
+    plan: RunnerPlan
+    runner: Runner
+    threads: concurrent.futures.ThreadPoolExecutor
+    #: Attempts that it has at a time.
+    workers: int
+    open: bool = False
+
+
+class Crew:
+    """Runners by name. Raises RunnerError when one of them can't be made from its plan."""
+
+    def __init__(self, plan: JobPlan, handler: str, load: Callable[[str], type[Runner]] = load_runner) -> None:
+        mine = next((item.runners for item in plan.handlers if item.name == handler), ())
+        self._places = {place.name: place for place in plan.destinations}
+        self.members = {item.name: _member(item, plan, load) for item in plan.runners if not mine or item.name in mine}
+
+    def open(self, sink: Sink) -> None:
+        """Let the runners begin; one that can't is tried again with the next call, and has no room until then."""
+        for member in self.members.values():
+            if member.open:
+                continue
+            try:
+                member.runner.open(sink)
+                member.open = True
+            except InstarError as error:
+                logger.error("%s", error, extra={"action": "runner_open_failed"})
+
+    def places(self) -> dict[str, Place]:
+        """The destinations that can be served."""
+        return {
+            # What isn't durable is begun by nobody but us, at once: one transaction less.
+            name: Place(place.runner, place.limit, place.user_limit, not self.members[place.runner].runner.durable)
+            for name, place in self._places.items()
+            if place.runner in self.members
+        }
+
+    def get(self, runner: str) -> Member | None:
+        """A runner that is at work."""
+        member = self.members.get(runner)
+        return member if member and member.open else None
+
+    def assignment(self, job: Job, attempt: Attempt) -> Assignment:
+        """What a runner is told of an attempt."""
+        place = self._places.get(attempt.destination, Destination("", ""))
+        given = job.submission
+        return Assignment(
+            key=attempt.dispatch_key,
+            job_id=job.id,
+            attempt=attempt.number,
+            argv=given.command,
+            target=given.target,
+            args=given.args,
+            kwargs=given.kwargs,
+            env={**place.env, **given.env},
+            cwd=given.cwd,
+            timeout=given.timeout or place.timeout,
+            kill_timeout=given.kill_timeout,
+            params={**place.params, **given.params},
+            title=given.kind,
+            external_id=attempt.external_id or "",
+            dispatched_at=attempt.dispatched_at or 0.0,
+        )
+
+    def close(self) -> None:
+        """Stop watching; what is durable goes on."""
+        for member in self.members.values():
+            member.threads.shutdown(wait=False, cancel_futures=True)
+            if member.open:
+                member.runner.close()
+
+
+def _member(plan: RunnerPlan, whole: JobPlan, load: Callable[[str], type[Runner]]) -> Member:
+    kind = load(plan.kind)
+    workers = plan.workers or _WORKERS.get(plan.kind, lambda: _MANY)()
+    launcher = Path(whole.launcher) if whole.launcher else None
+    runner = kind(Setup(plan.name, plan.options, Path(whole.folder), launcher, workers))
+    threads = concurrent.futures.ThreadPoolExecutor(kind.threads, thread_name_prefix=f"instar-{plan.name}")
+    return Member(plan, runner, threads, workers)
