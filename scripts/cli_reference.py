@@ -30,6 +30,7 @@ Shell completion: `instar --install-completion`.
 | 4 | busy: a handover is running |
 | 5 | no supervisor runs for this application |
 | 6 | done, but a handler kept its name in the old code (`keep_name`) |
+| 7 | the job did not end well (`jobs wait`) |
 
 Errors are one sentence on standard error that begins with `instar: cannot`. `INSTAR_DEBUG=1` adds the traceback.
 """

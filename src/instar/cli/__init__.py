@@ -24,6 +24,7 @@ VERBS = (
     "restart",
     "rollback",
     "handlers",
+    "jobs",
     "status",
     "history",
     "logs",
@@ -42,7 +43,7 @@ Start here:
 """
 _EPILOG = (
     "Exit codes: 0 done, 1 unexpected, 2 usage or configuration, 3 rolled back, 4 busy, 5 no supervisor, "
-    "6 a handler kept its name."
+    "6 a handler kept its name, 7 the job failed."
 )
 
 
