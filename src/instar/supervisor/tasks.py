@@ -11,7 +11,7 @@ from typing import Any
 class Tasks:
     """Owner of the tasks. A task that fails is a defect: its traceback goes to the log."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
+    def __init__(self, log: Callable[[str], object]) -> None:
         self._log = log
         self._tasks: set[asyncio.Task[Any]] = set()
 

@@ -29,9 +29,11 @@ _BEFORE: tuple[Phase, ...] = ("asap", "pre-jail", "post-jail", "in-jail", "as-ro
 class Around:
     """Owner of what an instance inherits from whoever starts it. `instance` is the latest that was read."""
 
-    def __init__(self, instance: Instance, reread: Callable[[], Instance], link: EmperorLink) -> None:
-        """`reread` reads the configuration again. Raises ConfigError for hooks that can't run."""
+    def __init__(self, name: str, instance: Instance, reread: Callable[[], Instance], link: EmperorLink) -> None:
+        """`name`: of the state directory. `reread` reads the configuration again. Raises ConfigError for hooks that
+        can't run."""
         hooks.check(instance.hooks)
+        self.name = name
         self.instance = instance
         self.link = link
         self.system = System()

@@ -12,7 +12,8 @@ from instar.supervisor.hooks import HookError
 from instar.uwsgi.around import Around
 from instar.uwsgi.instance import ApplicationInstance
 from instar.uwsgi.model import Instance
-from instar.uwsgi.translate import translate
+from instar.uwsgi.poolinstance import PoolInstance
+from instar.uwsgi.translate import name_of, translate
 from instar.uwsgi.vassal import EmperorLink
 
 
@@ -33,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
         return translate(read_command_line(arguments, surroundings=around), surroundings=around)
 
     try:
-        return asyncio.run(_serve(instance, Around(instance, reread, link)))
+        return asyncio.run(_serve(instance, Around(name_of(config), instance, reread, link)))
     except HookError as error:
         raise InstarError(str(error)) from error
 
@@ -41,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
 async def _serve(instance: Instance, around: Around) -> int:
     if instance.config is not None:
         return await ApplicationInstance(around, instance.config).serve()
+    if instance.pools or instance.routers:
+        return await PoolInstance(around).serve()
     raise ConfigError(
         "cannot start: the options name neither an application (module, wsgi-file, mount), a zerg-pool nor an Emperor"
     )

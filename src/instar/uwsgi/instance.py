@@ -13,21 +13,18 @@ from instar.errors import InstarError
 from instar.listeners.systemd import is_bound_to
 from instar.runtime.scoreboard import Column
 from instar.supervisor.generation import Generation
-from instar.supervisor.handover import Options
 from instar.supervisor.hooks import HookError
-from instar.supervisor.plan import Parts
 from instar.supervisor.seams import Seams
 from instar.supervisor.supervisor import Supervisor
 from instar.supervisor.tasks import Tasks
-from instar.uwsgi import dance, hooks
+from instar.uwsgi import dance
 from instar.uwsgi.around import Around
 from instar.uwsgi.attach import Attached, Zergling
+from instar.uwsgi.controls import Controls
 from instar.uwsgi.emperor.link import News
-from instar.uwsgi.fifo import MasterFifo
-from instar.uwsgi.letters import order_of
-from instar.uwsgi.master import Master, SupervisedHost
-from instar.uwsgi.model import Hook, Instance
-from instar.uwsgi.touches import Touches
+from instar.uwsgi.master import SupervisedHost
+from instar.uwsgi.model import Instance
+from instar.uwsgi.pool import Pool
 from instar.uwsgi.zerg import ZergError
 
 #: Seconds between two looks for the first request, which makes a vassal loyal.
@@ -43,7 +40,8 @@ class ApplicationInstance:
         self._config = config
         self._zergling: Zergling | None = None
         self._attached: tuple[Attached, ...] = ()
-        self._fifo: MasterFifo | None = None
+        self._controls: Controls | None = None
+        self._pool: Pool | None = None
         self._folder = dance.folder_of(around.instance)
         #: Hooks that run once have run.
         self._accepted = False
@@ -86,6 +84,12 @@ class ApplicationInstance:
     async def _get_sockets(self, instance: Instance) -> None:
         """Those of our own pools, and those of the pools that we attach to. Raises InstarError."""
         around = self._around
+        if instance.pools or instance.routers:
+            self._pool = Pool(
+                instance, lambda text: around.log(text), notifier=around.notifier, inherited=around.inherited
+            )
+            await self._pool.start()
+            self._attached = self._pool.sockets
         if instance.zerg:
             self._zergling = Zergling(
                 instance.zerg, name=self._config.app.name, log=lambda text: around.log(text), protocol=instance.protocol
@@ -120,10 +124,10 @@ class ApplicationInstance:
         return self._configured(instance)
 
     async def _let_go(self) -> None:
-        if self._fifo:
-            self._fifo.close()
         if self._zergling:
             await self._zergling.close()
+        if self._pool:
+            await self._pool.stop()
         await self._around.end()
 
     # --- the supervisor -----------------------------------------------------------------------------
@@ -133,28 +137,20 @@ class ApplicationInstance:
         around.log = supervisor.log.write
         around.world.output = supervisor.state.output / "services" / "hooks.out"
         around.world.output.parent.mkdir(mode=0o700, exist_ok=True)
-        tasks, host = Tasks(supervisor.log.write), SupervisedHost(supervisor)
-        master = Master(host, supervisor.log.write, pidfiles=around.write_pidfiles)
-        master.sos = functools.partial(around.link.say, News.SOS)
-        self._fifo = around.fifo(master.letter)
+        host = SupervisedHost(supervisor)
+        self._controls = controls = Controls(around, host)
         supervisor.full_drain = instance.mercy
         supervisor.on_stop = self._leaving
-        supervisor.signals = {
-            number: functools.partial(master.obey, order, f"signal {number}")
-            for number, order in around.signals().items()
-        }
-        around.write_pidfiles()
-        self._fifo.open()
-        around.link.say(News.SPAWNED)
-        around.link.listen(functools.partial(master.obey, source="the Emperor"))
-        touches = Touches(instance.touches, supervisor.log.write)
-        tasks.spawn(touches.watch(functools.partial(self._touched, master, host)), "touches")
+        supervisor.signals = controls.signals()
+        tasks = Tasks(supervisor.log.write)
         tasks.spawn(self._become_loyal(supervisor), "loyal")
         try:
+            controls.open()
             code = await supervisor.serve(functools.partial(self._announce, supervisor))
         finally:
             await tasks.cancel()
             await host.close()
+            await controls.close()
         if self._failure:
             raise InstarError(f"cannot go on: {self._failure}")
         return code
@@ -174,15 +170,6 @@ class ApplicationInstance:
         while not (supervisor.registry.live and supervisor.registry.live.sum(Column.REQUESTS)):
             await asyncio.sleep(_LOYAL_EVERY)
         self._around.link.say(News.LOYAL)
-
-    async def _touched(self, master: Master, host: SupervisedHost, action: str) -> None:
-        if action == "mules":
-            host.reload(Options(parts=Parts(web=False)))
-        elif order := order_of(action):
-            master.obey(order, "a touched file")
-        else:
-            name, _, argument = action.partition(":")
-            await hooks.run("touch", [Hook("touch", name, argument)], self._around.world)
 
     # --- moments of a handover ----------------------------------------------------------------------
 
@@ -213,8 +200,9 @@ class ApplicationInstance:
         notes = []
         if self._zergling:
             notes += [f"sockets of the zerg pool {path}" for path in self._around.instance.zerg]
-        if self._fifo and self._fifo.stolen:
-            notes.append(f"another process has taken the master FIFO {self._fifo.path}")
+        fifo = self._controls and self._controls.fifo
+        if fifo and fifo.stolen:
+            notes.append(f"another process has taken the master FIFO {fifo.path}")
         return notes
 
 
