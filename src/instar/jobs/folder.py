@@ -7,6 +7,7 @@
 | `lock` | its bytes are locked: 0 by who is responsible for the attempt, 1 by all that it started; who that is (JSON) |
 | `exit` | how it ended (JSON, appears whole) |
 | `out`, `err` | its output |
+| `error` | of a callable: its exception, in one line |
 | `progress`, `result` | what it says of itself: JSON, of which the last whole line counts; one JSON value |
 | `work` | its working folder, if it was given none |
 
@@ -75,6 +76,7 @@ class Folder:
         self.work = path / "work"
         self.progress_file = path / "progress"
         self.result_file = path / "result"
+        self.error_file = path / "error"
 
     def order(self, order: dict[str, Any]) -> None:
         """Make the folder and write down what is to be run; a second time, it is left as it is."""
@@ -153,6 +155,13 @@ class Folder:
             return json.loads(data), ""
         except ValueError as error:
             return None, f"its result is not JSON: {error}"
+
+    def error(self) -> str:
+        """What a callable that was run as a program died of; empty if nothing is known."""
+        try:
+            return self.error_file.read_text(errors="replace")[:MOST_PROGRESS]
+        except OSError:
+            return ""
 
     def progress(self) -> Any:
         """The last whole JSON line of `progress`; None if there is none."""

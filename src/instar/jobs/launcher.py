@@ -40,7 +40,7 @@ def command(path: Path, listen_fd: int, life_fd: int, *, linger: bool) -> list[s
     """What to execute, with both descriptors inherited: the socket that listens at `path`, and `life`, a pipe's end."""
     mode = "linger" if linger else "leave"
     # -I -S: nothing of the environment or of site-packages, which would cost memory and could be changed under it.
-    return [sys.executable, "-I", "-S", str(BOOTSTRAP), str(path), str(listen_fd), str(life_fd), mode]
+    return [sys.executable, "-I", "-S", str(BOOTSTRAP), "launcher", str(path), str(listen_fd), str(life_fd), mode]
 
 
 def main(argv: list[str]) -> int:

@@ -13,7 +13,7 @@ from instar.jobs.runners.base import Runner
 GROUP: Final = "instar.runners"
 _OURS: Final = {
     "local": "instar.jobs.runners.local:LocalRunner",
-    "thread": "instar.jobs.runners.threads:ThreadRunner",
+    "thread": "instar.jobs.runners.callables:ThreadRunner",
     "process": "instar.jobs.runners.processes:ProcessRunner",
     "slurm": "instar.jobs.runners.slurm:SlurmRunner",
 }

@@ -108,7 +108,7 @@ class Notice:
     #: What the place calls it: number of a cluster's job, `pid@start` of a local one. Empty: nothing new.
     external_id: str = ""
     exit_code: int | None = None
-    #: Number of the signal that ended it.
+    #: Number of the signal that ended it. Of a callable, both may be None.
     signal: int | None = None
     #: Ended by the runner since `timeout` was over.
     timed_out: bool = False
@@ -122,7 +122,7 @@ class Notice:
     @property
     def succeeded(self) -> bool:
         """Whether it ended well."""
-        return self.phase is Phase.ENDED and self.exit_code == 0 and not self.error
+        return self.phase is Phase.ENDED and not self.exit_code and self.signal is None and not self.error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +141,8 @@ class Setup:
     workers: int = 0
 
 
-#: How a runner reports: thread-safe, returns at once. The same notice may come twice, and none is surely delivered;
-#: `recover` gives it again.
+#: How a runner reports: thread-safe, returns at once. A notice may come twice, and before `start` has returned; none is
+#: surely delivered, and `recover` gives it again.
 Sink = Callable[[Notice], None]
 
 

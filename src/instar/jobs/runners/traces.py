@@ -50,7 +50,7 @@ def ended(key: str, folder: Folder, end: Exit, external_id: str = "") -> Notice:
         started_at=end.started_at,
         finished_at=end.finished_at,
         result=result,
-        error=end.error or problem,
+        error=end.error or folder.error() or problem,
     )
 
 
