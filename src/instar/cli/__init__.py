@@ -19,6 +19,7 @@ from instar.errors import ExitCode, InstarError
 VERBS = (
     "init",
     "check",
+    "convert",
     "run",
     "uwsgi",
     "restart",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from instar.cli._format import print_json
 from instar.cli._options import Json
+from instar.cli._write import write_new
 from instar.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def init(
         typer.echo(text, nl=False)
         return
     path = folder / FILE
-    _write(path, text, force=force)
+    write_new(path, text, force=force)
     if json:
         print_json(_answer(path, project, chosen))
     else:
@@ -74,22 +74,6 @@ def _check_target(target: str) -> None:
 
     # The file, if there is one, is about to be replaced and does not count.
     load(Path("/dev/null"), target=target)
-
-
-def _write(path: Path, text: str, *, force: bool) -> None:
-    try:
-        if force:
-            # A full disk must not cost the old file.
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
-        else:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-    except FileExistsError:
-        raise ConfigError(f"cannot write {path}: it exists; keep it, or replace it with --force") from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def _answer(path: Path, project: Project, chosen: Candidate | None) -> dict[str, object]:

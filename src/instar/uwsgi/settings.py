@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ HOME = ("virtualenv", "venv", "home", "pyhome")
 PYTHONPATH = ("pythonpath", "python-path", "pp")
 CHECK_STATIC = ("check-static", "static-check")
 LOG_FILES = ("logto", "logto2", "daemonize", "daemonize2")
+
+
+def name_of(source: Path | None) -> str:
+    """Name of the state directory: the file's without its ending, with a `-` for what a name can't have."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "-", source.stem if source else "uwsgi").lstrip("-._")[:64]
+    return name or "uwsgi"
 
 
 def app(config: UwsgiConfig, surroundings: Surroundings, application: Application, base: Path) -> dict[str, Any]:
@@ -134,15 +141,16 @@ def handlers(config: UwsgiConfig, mules: tuple[Mule, ...]) -> dict[str, Any]:
     for mule in mules:
         names.setdefault(mule.pool, []).append(mule.name)
     return {
-        pool: {"target": MULE_TARGET, "handover": "cold", "stop_timeout": mercy, **_named(own)}
+        pool: {"target": MULE_TARGET, "handover": "cold", "stop_timeout": mercy, **named(own, pool)}
         for pool, own in names.items()
     }
 
 
-def _named(names: list[str]) -> dict[str, Any]:
-    prefix = names[0].rpartition(".")[0]
-    usual = [f"{prefix}.{index}" for index in range(1, len(names) + 1)]
-    return {"count": len(names)} | ({} if names == usual else {"exact_names": names})
+def named(names: list[str], pool: str) -> dict[str, Any]:
+    """Count and, unless they are those of the template in `app`, the names themselves."""
+    prefix = names[0].rpartition(f".{pool}.")[0]
+    usual = [f"{prefix}.{pool}.{index}" for index in range(1, len(names) + 1)]
+    return {"count": len(names)} | ({} if prefix and names == usual else {"exact_names": names})
 
 
 def services(config: UwsgiConfig) -> dict[str, Any]:

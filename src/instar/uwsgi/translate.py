@@ -37,13 +37,6 @@ def translate(config: UwsgiConfig, *, name: str = "", surroundings: Surroundings
     return Translation(config, surroundings or Surroundings(), name).instance()
 
 
-def name_of(config: UwsgiConfig) -> str:
-    """Name of the state directory: the file's without its ending, with a `-` for what a name can't have."""
-    stem = config.source.stem if config.source else "uwsgi"
-    name = re.sub(r"[^A-Za-z0-9_.-]", "-", stem).lstrip("-._")[:64]
-    return name or "uwsgi"
-
-
 @dataclasses.dataclass(frozen=True)
 class Translation:
     """One option list and all that follows from it."""
@@ -55,7 +48,10 @@ class Translation:
     @property
     def label(self) -> str:
         """What messages call it."""
-        return str(self.config.source) if self.config.source else "the command line"
+        source, cwd = self.config.source, self.surroundings.cwd
+        if source is None:
+            return "the command line"
+        return str(source.relative_to(cwd) if source.is_relative_to(cwd) else source)
 
     @functools.cached_property
     def base(self) -> Path:
@@ -172,7 +168,7 @@ class Translation:
         raw: dict[str, Any] = {
             "app": {
                 **settings.app(config, around, application, base),
-                "name": self.name or name_of(config),
+                "name": self.name or settings.name_of(config.source),
                 "target": target,
                 "factory": factory,
                 "handler_name": f"{self.server_name}.{{pool}}.{{index}}",
