@@ -37,6 +37,11 @@ def translate(config: UwsgiConfig, *, name: str = "", surroundings: Surroundings
     return Translation(config, surroundings or Surroundings(), name).instance()
 
 
+def name_of(config: UwsgiConfig) -> str:
+    """Name of the state directory of an instance."""
+    return settings.name_of(config.source)
+
+
 @dataclasses.dataclass(frozen=True)
 class Translation:
     """One option list and all that follows from it."""
@@ -168,7 +173,7 @@ class Translation:
         raw: dict[str, Any] = {
             "app": {
                 **settings.app(config, around, application, base),
-                "name": self.name or settings.name_of(config.source),
+                "name": self.name or name_of(config),
                 "target": target,
                 "factory": factory,
                 "handler_name": f"{self.server_name}.{{pool}}.{{index}}",
