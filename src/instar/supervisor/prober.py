@@ -20,14 +20,15 @@ _CONNECT_TIMEOUT = 2.0
 async def probe_generation(frontend: Frontend, generation: Generation, progress: Callable[[str], None]) -> int:
     """Probe each worker through each address; returns the number of good answers. Raises ProbeError.
 
-    Shared sockets are left out: their workers have probed themselves before they reported ready.
+    With a shared socket anywhere none is: the workers accept on no socket before the cut-over, and have probed
+    themselves before they reported ready.
     """
     config = generation.plan.config
+    if frontend.gated:
+        return 0
     answers = 0
     for bind in config.web.bind:
         listener = frontend.listeners[bind]
-        if listener.mode is Mode.SHARED:
-            continue
         if parse_address(bind).protocol == "http" and config.web.http == "2" and not config.web.tls_cert:
             progress("not probed: the workers speak only HTTP/2 without TLS")
             continue

@@ -74,9 +74,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 @contextlib.contextmanager
-def serving(
-    app: Callable[..., Any], *, buffer_size: int = 65535, timeout: float = 4.0
-) -> Iterator[socket.socket]:
+def serving(app: Callable[..., Any], *, buffer_size: int = 65535, timeout: float = 4.0) -> Iterator[socket.socket]:
     """Our end of a connection that is being served; the server closes the other end when it is done."""
     client, server = tcp_pair()
     requests = Requests(app, Limits(buffer_size, timeout), multithread=True, multiprocess=False)

@@ -6,8 +6,9 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from instar.engines.uwsgi_protocol.packet import GoneError, RefusedError, parse, read_head
 from peer import packet, sized
+
+from instar.engines.uwsgi_protocol.packet import GoneError, RefusedError, parse, read_head
 
 TEXT = st.text(st.characters(max_codepoint=255), max_size=300)
 NAMES = TEXT.filter(bool)
@@ -25,7 +26,7 @@ def received(data: bytes, *, limit: int = 65535, timeout: float = 4.0, close: bo
 @given(st.dictionaries(NAMES, TEXT, max_size=20), st.binary(max_size=2000))
 def test_what_was_sent_is_what_is_read(variables: dict[str, str], body: bytes) -> None:
     head = received(packet(variables) + body)
-    assert (head.modifier, head.variables, head.rest) == (0, variables, body)
+    assert (head.modifier1, head.variables, head.rest) == (0, variables, body)
 
 
 @given(st.binary(max_size=400))

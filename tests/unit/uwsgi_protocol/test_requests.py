@@ -72,14 +72,13 @@ def test_scheme(variables: dict[str, str], scheme: str) -> None:
     assert exchange(app, request(**variables)).body.decode() == scheme
 
 
-def test_modifier_30_takes_the_script_name_off_the_path() -> None:
+def test_modifier_30_is_served_and_changes_nothing() -> None:
     def app(environ, start_response):
         start_response("200 OK", PLAIN)
         return [f"{environ['SCRIPT_NAME']} {environ['PATH_INFO']}".encode()]
 
     variables = {**VARIABLES, "SCRIPT_NAME": "/app", "PATH_INFO": "/app/page"}
-    assert exchange(app, packet(variables, 30)).body == b"/app /page"
-    assert exchange(app, packet(variables, 0)).body == b"/app /app/page"
+    assert exchange(app, packet(variables, 30)) == exchange(app, packet(variables, 0))
 
 
 @pytest.mark.parametrize(

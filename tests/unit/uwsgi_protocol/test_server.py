@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from peer import Answer, read_all, request
+
 from instar.engines.base import EngineOptions, ListenSocket, ServeJob
 from instar.engines.composite import Turns
 from instar.engines.uwsgi_protocol import Server
 from instar.engines.uwsgi_protocol.peers import Peers
-from peer import Answer, read_all, request
 
 
 def hello(environ, start_response):

@@ -60,10 +60,10 @@ class Requests:
             pass
 
     def _dispatch(self, sock: socket.socket, head: Head) -> None:
-        if head.modifier == PING:
+        if head.modifier1 == PING:
             sock.sendall(PONG)
-        elif head.modifier not in (WSGI, MANAGE_PATH_INFO):
-            raise RefusedError("501 Not Implemented", f"its modifier1 is {head.modifier}, which is not WSGI")
+        elif head.modifier1 not in (WSGI, MANAGE_PATH_INFO):
+            raise RefusedError("501 Not Implemented", f"its modifier1 is {head.modifier1}, which is not WSGI")
         else:
             self._request(sock, head)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from instar.engines.uwsgi_protocol.packet import MANAGE_PATH_INFO, Head, RefusedError
+from instar.engines.uwsgi_protocol.packet import Head, RefusedError
 
 _BLOCK = 64 * 1024
 
@@ -39,8 +39,6 @@ def build(head: Head, body: io.BufferedIOBase, *, multithread: bool, multiproces
             "it has no REQUEST_METHOD; does the proxy send its variables (`include uwsgi_params;` in nginx)?",
         )
     scheme = _scheme(head.variables)
-    if head.modifier == MANAGE_PATH_INFO and "PATH_INFO" in environ:
-        environ["PATH_INFO"] = environ["PATH_INFO"][len(environ.get("SCRIPT_NAME", "")) :]
     environ["wsgi.version"] = (1, 0)
     environ["wsgi.url_scheme"] = scheme
     environ["wsgi.input"] = body

@@ -13,7 +13,8 @@ import time
 PREFIX = 4
 #: What a request to a WSGI application has as `modifier1`, …
 WSGI = 0
-#: … the same with PATH_INFO that still begins with SCRIPT_NAME, …
+#: … or, from proxies that leave SCRIPT_NAME at the beginning of PATH_INFO, and it stays there: under Python 3 the real
+#: uWSGI does not take it off either (it looks for byte strings), …
 MANAGE_PATH_INFO = 30
 #: … and a check whether anybody answers.
 PING = 100
@@ -45,7 +46,7 @@ class PeerLostError(ConnectionError):
 class Head:
     """One request's variables, and the bytes of its body that came along."""
 
-    modifier: int
+    modifier1: int
     variables: dict[str, str]
     rest: bytes
 

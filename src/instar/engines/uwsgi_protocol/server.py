@@ -85,6 +85,8 @@ class Server:
         with self._turn:
             while not self._stopping:
                 ready = {fd for fd, _ in self._poll.poll()}
+                if self._wake in ready:
+                    break
                 for place, listener in enumerate(self._listeners):
                     if listener.fileno() in ready and (connection := _accept(listener)):
                         # The others come first next time.
