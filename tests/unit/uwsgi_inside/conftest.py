@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+for _folder in (Path(__file__).parents[2], Path(__file__).parent):
+    sys.path.insert(0, str(_folder))
 
-from inside_tools import Inside
+from inside_tools import Inside  # noqa: E402
 
 
 @pytest.fixture

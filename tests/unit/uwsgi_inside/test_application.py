@@ -6,11 +6,11 @@ import sys
 
 import pytest
 from inside_tools import installed
-from real import needs_uwsgi, running
 
 from instar.errors import InstarError
 from instar.uwsgi.inside.application import Builder, Dispatcher
 from instar.uwsgi.inside.files import module_name
+from oracle.uwsgi import needs_uwsgi, running
 
 PATHS = ["/", "/foo", "/foo/bar", "/foobar", "/foo/bar/baz", "/x/1"]
 APP = """

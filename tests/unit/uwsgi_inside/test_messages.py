@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -132,7 +133,7 @@ def test_leaving_interrupts_once_and_leaves_the_messages_to_the_successor(farm):
         farm.module.mule_msg("x", 1)
         return interrupted, farm.module.mule_get_msg(timeout=0)
 
-    assert Child(body).result() == str((None, b""))
+    assert Child(body).result() == str((b"", b""))
     assert received(farm, "main.both.1", 1) == str([b"x"])
 
 
@@ -152,3 +153,31 @@ def test_leaving_without_interruption_waits_for_the_signal(farm):
             return "interrupted"
 
     assert Child(body).result() == "interrupted"
+
+
+@pytest.mark.parametrize(("name", "result"), [("mule_get_msg", b""), ("farm_get_msg", None)])
+def test_a_signal_interrupts_the_wait_and_an_event_loop_still_hears_of_it(farm, name, result):
+    def body():
+        farm.become("main.both.1")
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        read, write = os.pipe2(os.O_NONBLOCK)
+        signal.set_wakeup_fd(write)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        got = getattr(farm.module, name)()
+        return got, os.read(read, 9) == bytes([signal.SIGALRM])
+
+    assert Child(body).result() == str((result, True))
+
+
+def test_a_signal_does_not_interrupt_another_thread(farm):
+    def body():
+        farm.become("main.both.1")
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        got = []
+        thread = threading.Thread(target=lambda: got.append(farm.module.mule_get_msg(timeout=1)))
+        thread.start()
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        thread.join()
+        return got
+
+    assert Child(body).result() == str([b""])

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from instar.handlers import messages
 from instar.handlers.messages import QueueError, QueueSpec
 from instar.uwsgi.inside.data import InsideData, MuleData
+from instar.uwsgi.inside.interrupts import Interrupts
 
 #: The queue that any mule takes messages from.
 COMMON = "uwsgi:mules"
@@ -31,7 +32,8 @@ class Mail:
         self._leaving_fd = -1
         self._leaving = False
         #: Whether a call that waits returns then, as one that a signal interrupts.
-        self._interrupts = False
+        self._tells = False
+        self._interrupts: Interrupts | None = None
         self._told = threading.local()
 
     # --- sending ----------------------------------------------------------------------------------
@@ -70,17 +72,18 @@ class Mail:
             if queue is not None and name not in self._boxes:
                 # A copy: the descriptor belongs to instar.handlers.messages.
                 self._boxes[name] = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=os.dup(queue.receive_fd))
+        self._interrupts = Interrupts()
         self._leaving_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def leave(self, *, interrupt: bool) -> None:
         """Take no more messages: the rest is the successor's. `interrupt`: who waits is told, once, by None."""
-        self._interrupts, self._leaving = interrupt, True
+        self._tells, self._leaving = interrupt, True
         os.eventfd_write(self._leaving_fd, 1)
 
     def for_mule(self, farms: bool, size: int, timeout: float | None) -> bytes | None:
         """The next message for this mule, for any mule, or (`farms`) for one of its farms.
 
-        b"" when `timeout` seconds are over; None when the wait was interrupted.
+        b"" when `timeout` seconds are over; None when a signal interrupted the wait.
         """
         return self._receive((self._own, COMMON, *(self._farms if farms else ())), size, timeout)
 
@@ -90,28 +93,43 @@ class Mail:
 
     def _receive(self, names: Iterable[str], size: int, timeout: float | None) -> bytes | None:
         boxes = [self._boxes[name] for name in names if name in self._boxes]
+        assert self._interrupts  # noqa: S101 - for the type checker: a mule has been opened
+        with self._interrupts.heard() as signals:
+            return self._receive_from(boxes, size, timeout, signals)
+
+    def _receive_from(
+        self, boxes: Sequence[socket.socket], size: int, timeout: float | None, signals: int
+    ) -> bytes | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            if not self._leaving:
-                message = _take(boxes, size)
-                if message is not None:
-                    return message
-            elif self._interrupts and not getattr(self._told, "leaving", False):
-                self._told.leaving = True
+            message = None if self._leaving else _take(boxes, size)
+            if message is not None:
+                return message
+            if self._to_be_told():
                 return None
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return b""
-            self._wait(boxes, left)
+            if signals in self._wait(boxes, left, signals):
+                return None
 
-    def _wait(self, boxes: Sequence[socket.socket], seconds: float | None) -> None:
+    def _to_be_told(self) -> bool:
+        """Whether this thread has yet to hear that the mule is to leave: the signal may have come between two calls."""
+        if not (self._leaving and self._tells) or getattr(self._told, "leaving", False):
+            return False
+        self._told.leaving = True
+        return True
+
+    def _wait(self, boxes: Sequence[socket.socket], seconds: float | None, signals: int) -> set[int]:
         poll = select.poll()
+        if signals >= 0:
+            poll.register(signals, select.POLLIN)
         if not self._leaving:
             poll.register(self._leaving_fd, select.POLLIN)
             for box in boxes:
                 poll.register(box, select.POLLIN)
         # Rounded up, or the last fraction of a millisecond would spin.
-        poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+        return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
 
 
 def _take(boxes: Sequence[socket.socket], size: int) -> bytes | None:

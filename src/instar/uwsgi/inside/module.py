@@ -183,13 +183,13 @@ class Functions:
 
     def mule_get_msg(
         self, signals: object = True, farms: object = True, buffer_size: int = MAX_MESSAGE, timeout: int = -1
-    ) -> bytes | None:
-        """Wait for a message; b"" after `timeout` seconds; None when the wait was interrupted."""
+    ) -> bytes:
+        """Wait for a message; b"" after `timeout` seconds, or when a signal interrupted the wait."""
         self._need_mule("mule")
-        return self._mail.for_mule(bool(farms), buffer_size, None if timeout < 0 else timeout)
+        return self._mail.for_mule(bool(farms), buffer_size, None if timeout < 0 else timeout) or b""
 
     def farm_get_msg(self) -> bytes | None:
-        """Wait for a message to one of this mule's farms; None when the wait was interrupted."""
+        """Wait for a message to one of this mule's farms; None when a signal interrupted the wait."""
         self._need_mule("farm")
         return self._mail.for_farms(MAX_MESSAGE) or None
 

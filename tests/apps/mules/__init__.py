@@ -1,0 +1,1 @@
+"""Mules of apps.uwsgi_app."""

@@ -1,0 +1,1 @@
+"""Programs that ours is compared with."""
