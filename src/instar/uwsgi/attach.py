@@ -47,7 +47,7 @@ class Zergling:
         name: str,
         log: Callable[[str], object],
         protocol: Protocol = "uwsgi",
-        wait: float = 10.0,
+        wait: float = 3.0,
     ) -> None:
         """`protocol` is spoken on zerg sockets. `wait`: seconds for a pool that has not started yet."""
         self._links = [_Link(path, name, protocol, log) for path in pools]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from instar.config.address import Address
@@ -16,7 +16,7 @@ from instar.uwsgi.kept import Kept, Role, in_use, open_listening
 #: Seconds that zerglings of ours have to come back with the sockets of a pool that died.
 _RETURN: Final = 5.0
 #: Seconds between two tries to bind meanwhile.
-_RETRY: Final = 0.1
+_RETRY: Final = 0.5
 
 
 class Opener:
@@ -29,7 +29,18 @@ class Opener:
         self._log = log
         self._returned: list[socket.socket] = []
         self._news = asyncio.Event()
-        self._waiting = 0
+        self._opening = False
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """As long as this lasts, sockets that come back are kept for the addresses that need them."""
+        self._opening = True
+        try:
+            yield
+        finally:
+            self._opening = False
+            _close(self._returned)
+            self._returned.clear()
 
     async def open(self, role: Role, address: Address) -> socket.socket:
         """The listening socket for an address; `kept` owns it. Raises ListenError."""
@@ -46,7 +57,7 @@ class Opener:
 
     def returned(self, sockets: Sequence[socket.socket]) -> None:
         """Sockets that a zergling got from our predecessor."""
-        if self._waiting:
+        if self._opening:
             self._returned += sockets
             self._news.set()
         else:
@@ -54,25 +65,18 @@ class Opener:
 
     async def _wait(self, address: Address, error: ListenError) -> socket.socket:
         """Whoever holds the address may be a zergling that is about to greet us. Raises the error in the end."""
-        self._waiting += 1
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RETURN):
                 while True:
                     if (found := self._claim(address)) is not None:
                         self._log(f"the socket for {address} came back from a zergling")
                         return found
+                    with contextlib.suppress(ListenError):
+                        return self._bind(address)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._news.wait(), _RETRY)
                     self._news.clear()
-                    with contextlib.suppress(ListenError):
-                        return self._bind(address)
-        except TimeoutError:
-            raise error from None
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                _close(self._returned)
-                self._returned.clear()
+        raise error
 
     def _bind(self, address: Address) -> socket.socket:
         return open_listening(address, backlog=self._backlog, mode=self._mode)

@@ -99,6 +99,14 @@ class Pool:
         }
 
     async def _open(self, instance: model.Instance) -> None:
+        with self._opener.opening():
+            await self._open_all(instance)
+        for plan in instance.pools:
+            pool = self._pools[plan.path]
+            pool.answer([router.listener for router in self._routers.values() if pool.serves_all(router.nodes)])
+        self._direct()
+
+    async def _open_all(self, instance: model.Instance) -> None:
         for plan in instance.pools:
             if plan.path not in self._pools:
                 self._pools[plan.path] = OnePool(
@@ -117,10 +125,6 @@ class Pool:
             else:
                 listener = await self._opener.open("http", address)
                 self._routers[address] = Router(address, listener, route, self._log)
-        for plan in instance.pools:
-            pool = self._pools[plan.path]
-            pool.answer([router.listener for router in self._routers.values() if pool.serves_all(router.nodes)])
-        self._direct()
 
     def _direct(self) -> None:
         """Switch each router on or off: off while zerglings of ours serve its own socket."""

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from instar.config.address import Address, parse_address
 from instar.uwsgi import model
+from instar.uwsgi.binds import bind_of
 from instar.uwsgi.exchange import Exchange
 from instar.uwsgi.nodes import Nodes
 
@@ -117,7 +118,7 @@ class Router:
     def status(self) -> dict[str, Any]:
         """For `status`."""
         return {
-            "address": str(self.address),
+            "address": bind_of(self.listener, "http"),
             "on": self._on,
             "nodes": self._nodes.status(),
             "requests": self.requests,

@@ -13,7 +13,7 @@ from typing import Any, Final
 from instar.config.address import Address, parse_address
 from instar.listeners import AddressLock
 from instar.uwsgi import zerg
-from instar.uwsgi.binds import leads_to
+from instar.uwsgi.binds import bind_of, leads_to
 from instar.uwsgi.model import ZergPool
 from instar.uwsgi.opening import Opener
 from instar.uwsgi.side import peer, side_path
@@ -101,7 +101,7 @@ class OnePool:
         ours = {client.pid for client in clients}
         return {
             "path": str(self.path),
-            "addresses": [str(address) for address in self.addresses],
+            "addresses": [bind_of(sock, "http") for sock in self.addresses.values()],
             "zerglings": [{"name": item.name, "pid": item.pid, "state": item.state} for item in clients],
             "foreign": [pid for pid in self.asked if pid not in ours and Path(f"/proc/{pid}").exists()],
         }
