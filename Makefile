@@ -60,6 +60,8 @@ format: $(VENV)/.installed-dev ## Repair style
 
 reference: $(VENV)/.installed-dev ## Write the generated pages of docs/
 	@$(BIN)/python scripts/cli_reference.py > docs/cli.md
+	@$(BIN)/python -m instar.config.docs docs/configuration.md
+	@$(BIN)/python -m instar.uwsgi.docs docs/uwsgi-options.md
 
 docs: $(VENV)/.installed-docs ## Build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

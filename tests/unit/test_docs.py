@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from instar.cli import VERBS
+from instar.config.formats.uwsgi.known import known_options
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,5 +43,8 @@ def test_options_and_keys_in_examples_exist(page: Path) -> None:
     sections = dict(re.findall(r"^## instar (\w+)\n(.*?)(?=^## |\Z)", reference, re.MULTILINE | re.DOTALL))
     for verb, rest in re.findall(r"(?:^|[ `/])instar (\w+)([^`\n#|]*)", page.read_text()):
         for option in re.findall(r"(?<=\s)--?[a-z][\w-]*", rest):
-            if verb in sections:
+            if verb == "uwsgi":
+                # Its options are uWSGI's.
+                assert option.lstrip("-") in known_options(), f"instar uwsgi {option}"
+            elif verb in sections:
                 assert re.search(rf"`{option}[ `]", sections[verb]), f"instar {verb} {option}"

@@ -10,8 +10,10 @@ import pytest
 from instar.config.formats.uwsgi.known import known_options, nearest_name
 from instar.config.model import Config
 from instar.config.table import Table
+from instar.uwsgi import docs
 from instar.uwsgi.options import groups, meaning
 
+ROOT = Path(__file__).parents[3]
 RECIPE = Path(__file__).parents[1] / "uwsgi_config/fixtures"
 
 #: The eighty that files in the wild have most often, most frequent first.
@@ -63,6 +65,11 @@ def test_every_name_in_the_table_is_an_option() -> None:
 
 def _family(prefix: str) -> bool:
     return any(name.startswith(prefix) for name in known_options())
+
+
+def test_the_page_is_current() -> None:
+    page = ROOT / "docs/uwsgi-options.md"
+    assert page.read_text(encoding="utf-8") == docs.render(), "run: make reference"
 
 
 def test_every_row_is_complete() -> None:
