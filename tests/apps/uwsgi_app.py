@@ -33,6 +33,8 @@ def evaluate(expression: str) -> str:
 def on_message(message: bytes) -> None:
     """For the mule that runs nothing: evaluate, and write the answer into the file that the message names."""
     path, _, expression = message.decode().partition("\n")
+    if not expression:
+        return
     new = Path(f"{path}.new")
     new.write_text(evaluate(expression))
     new.rename(path)

@@ -119,6 +119,12 @@ def test_options_that_are_repeated_are_lists_here(both: tuple[Server, Server]) -
     assert ours.evaluate("uwsgi.opt['farm']") == "[b'first:1,5', b'second:4,1']"
 
 
+def test_what_only_uwsgi_has(both: tuple[Server, Server]) -> None:
+    ours = both[1]
+    assert ours.evaluate("'uwsgidecorators' in sys.modules, hasattr(uwsgi, 'cache_get')") == "(False, False)"
+    assert "cannot use uwsgi.cache_get under instar" in ours.evaluate("uwsgi.cache_get('x')")
+
+
 def test_locks_hold_between_worker_and_mule(both: tuple[Server, Server]) -> None:
     for server in both:
         assert server.evaluate_in_mule(ANSWERING, "uwsgi.lock(0)") == "None"

@@ -9,11 +9,11 @@ from apps.uwsgi_app import note, on_message
 
 note(f"{__name__} {Path(__file__).name} {sys.argv} {sorted(globals())[-4:]}")
 while True:
+    message = None
     try:
         message = uwsgi.mule_get_msg()
-        if message is not None:
-            on_message(message)
+        on_message(message)
     finally:
         # A mule that is asked to leave doesn't come here.
-        if uwsgi.is_locked(1):
+        if message is None:
             note("finally")
