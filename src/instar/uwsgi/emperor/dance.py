@@ -2,6 +2,9 @@
 
 A restarter without mules takes over the web while the main instance leaves and comes back. Each side is asked by a
 socket of its own before the other one goes; mules of two main instances never live at the same time.
+
+uWSGI gets the pool's sockets when it starts and accepts as soon as it can, so a restarter that boots but answers with
+errors would meet clients before anybody has asked it. Therefore it is rehearsed without these sockets first.
 """
 
 from __future__ import annotations
@@ -57,8 +60,14 @@ class Dance:
 
     async def run(self) -> dict[str, Any]:
         """Raises RolledBackError when the restarter doesn't come up, InstarError when the main instance doesn't."""
+        if self._file.remarks.get("rehearse", "yes") in ("no", "false", "0"):
+            self._report.skip("rehearsal", "rehearse=no")
+        else:
+            with self._report.stage("rehearsal"):
+                await self._start_restarter(attached=False)
+                await self._vassal.end_standin(now=True)
         with self._report.stage("restarter") as stage:
-            restarter = await self._start_restarter()
+            restarter = await self._start_restarter(attached=True)
             stage.detail = f"pid {restarter.pid} answers"
         with self._report.stage("leave") as stage:
             stage.detail = await self._leave()
@@ -69,9 +78,9 @@ class Dance:
             await self._vassal.end_standin()
         return {}
 
-    async def _start_restarter(self) -> VassalProcess:
+    async def _start_restarter(self, *, attached: bool) -> VassalProcess:
         vassal, backstage = self._vassal, self._backstage
-        restarter = vassal.start_standin(self._argv())
+        restarter = vassal.start_standin(self._argv(attached))
         why = await until_answers(
             backstage.restarter, self._target, limit=self._boot_within, alive=lambda: restarter.alive
         )
@@ -79,10 +88,10 @@ class Dance:
             return restarter
         if restarter.status is not None:
             why = restarter.end_in_words
-        await vassal.end_standin()
+        await vassal.end_standin(now=not attached)
         raise RolledBackError(f"cannot restart {vassal.name}: the restarter {why}; the main instance serves on")
 
-    def _argv(self) -> Sequence[str]:
+    def _argv(self, attached: bool) -> Sequence[str]:
         """The command line of the main instance, with the derived file in the place of its own."""
         options, name = self._file.options, self._file.found.name
         if options is None:
@@ -90,7 +99,8 @@ class Dance:
         self._backstage.prepare(options)
         directory = self._file.found.path.parent
         extra = galaxy.rewrite(options, directory, self._backstage)
-        path = self._backstage.write("restarter.ini", derive(options, self._backstage.restarter, extra))
+        text = derive(options, self._backstage.restarter, extra, attached=attached)
+        path = self._backstage.write("restarter.ini", text)
         argv = list(self._file.argv)
         place = argv.index(name, 1)
         argv[place - 1 : place + 1] = ["--ini", str(path)]

@@ -145,6 +145,10 @@ class Emperor:
         vassal = self.find(name)
         if vassal.renewing:
             raise BusyError(f"cannot restart {vassal.name}: a restart is under way; wait for its end")
+        with contextlib.suppress(OSError):
+            if found := scan(self.settings).get(vassal.name):
+                # A file that was written just before is not a second reason to restart.
+                vassal.file = self._understand(found)
         return self._renewals.begin(vassal, body)
 
     async def stop_vassal(self, name: str, *, now: bool) -> Vassal:
@@ -189,12 +193,15 @@ class Emperor:
         vassal = self.vassals.get(found.name)
         if vassal is not None and vassal.file.found.stamp == found.stamp:
             return
-        file = understand(found, self.settings, wrapper_is_uwsgi=self._wrapper_is_uwsgi)
+        file = self._understand(found)
         if vassal is None:
             self._add(Vassal(file, self._around, blocker=self._blocker, renew=self._renew))
         else:
             self.log.write(f"vassal {found.name} was touched")
             vassal.touched(file)
+
+    def _understand(self, found: Found) -> VassalFile:
+        return understand(found, self.settings, wrapper_is_uwsgi=self._wrapper_is_uwsgi)
 
     def _add(self, vassal: Vassal) -> None:
         self.vassals[vassal.name] = vassal

@@ -30,9 +30,12 @@ _SOCKETS = frozenset(("socket", "uwsgi-socket", "suwsgi-socket", "ssl-socket"))
 _CHOREOGRAPHY = ("writefifo:", "spinningfifo:")
 
 
-def derive(options: UwsgiConfig, probe: Path, extra: dict[str, str] | None = None) -> str:
-    """The restarter's configuration as an ini file. `probe`: a socket of its own that answers HTTP."""
-    kept = [(option.key, option.value) for option in options if _belongs(option)]
+def derive(options: UwsgiConfig, probe: Path, extra: dict[str, str] | None = None, *, attached: bool = True) -> str:
+    """The restarter's configuration as an ini file. `probe`: a socket of its own that answers HTTP.
+
+    `attached`: with the pool's sockets, so that clients reach it as soon as it accepts.
+    """
+    kept = [(option.key, option.value) for option in options if _belongs(option) and (attached or option.key != "zerg")]
     extra = {"master": "true", "http-socket": str(probe), **(extra or {})}
     if not options.has("need-app"):
         # Without, an application that can't be loaded serves errors instead of ending.

@@ -237,11 +237,12 @@ class Vassal:
         self.log(f"restarter of vassal {self.name} started (pid {self.standin.pid})")
         return self.standin
 
-    async def end_standin(self) -> None:
-        """End it gracefully, if there is one."""
+    async def end_standin(self, *, now: bool = False) -> None:
+        """End it, gracefully unless `now`; if there is one."""
         standin = self.standin
         if standin is not None and standin.alive:
-            await self.end(standin, Order.STOP_GRACEFULLY, self._around.settings.curse_tolerance)
+            order = Order.STOP if now else Order.STOP_GRACEFULLY
+            await self.end(standin, order, self._around.settings.curse_tolerance)
             self.log(f"restarter of vassal {self.name} ended")
         self.standin = None
 
