@@ -36,6 +36,7 @@ _PLACEHOLDERS = ("set-placeholder", "set-ph")
 _PLUGINS = ("plugin", "plugins", "need-plugin", "need-plugins")
 _SECTION = "uwsgi"
 _MOST_OPTIONS = 100_000
+_MOST_INHERITED = 100
 _LARGEST_FILE = 1 << 22
 
 
@@ -77,6 +78,7 @@ class Reader:
         #: The open `if-…` or `for…`, its argument and its place.
         self._block: tuple[str, str, Place] | None = None
         self._in_block = False
+        self._inherited = 0
 
     def load(self, name: str, *, kind: str | None = None, place: Place | None = None, outermost: bool = True) -> None:
         """Add all options of a file."""
@@ -120,8 +122,10 @@ class Reader:
         self._replace("$", self._surroundings.environ.get)
         self._replace("@", lambda name: passes.file_content(name, self._surroundings.cwd))
         self._replace("%", lambda name: passes.reference(name, self._world.options))
-        for option in [option for option in self._options if option.key == "inherit"]:
-            self._settle_inherit(option)
+        # The list grows meanwhile: what is inherited may inherit as well.
+        for option in self._options:
+            if option.key == "inherit":
+                self._settle_inherit(option)
         self._check_strict()
         return UwsgiConfig(tuple(self._options), tuple(dict.fromkeys(self._notes)), self._source)
 
@@ -261,6 +265,9 @@ class Reader:
     def _settle_inherit(self, option: Option) -> None:
         # uWSGI loads these when it applies the list: their options come last, with nothing replaced in them but %d.
         self._in_block = self._block is not None
+        self._inherited += 1
+        if self._inherited > _MOST_INHERITED:
+            raise _error(option.place, f"{option.value} inherits itself")
         self.load(option.value, place=option.place, outermost=False)
 
     def _check_strict(self) -> None:
