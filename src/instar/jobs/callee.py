@@ -106,7 +106,10 @@ class _Worker:
             except Exception as error:
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}
-            self._sock.send(json.dumps(answer).encode()[:MOST])
+            self._say(answer)
+
+    def _say(self, answer: dict[str, Any]) -> None:
+        self._sock.send(json.dumps(answer).encode()[:MOST])
 
     def _work(self, folder: Folder) -> dict[str, Any]:
         lock = folder.hold()
@@ -116,6 +119,7 @@ class _Worker:
             order = folder.read_order()
             if not folder.take_ticket():
                 return {"turned_away": True}
+            self._say({"begun": True})
             began = time.time()
             sys.path[:] = order["path"]
             with _surroundings(folder, order) as environment:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -143,9 +144,7 @@ class ProcessRunner(FolderRunner):
 
     def _run(self, worker: _Worker, assignment: Assignment) -> Notice | None:
         folder, began = self.folder(assignment), time.time()
-        if assignment.timeout:
-            self.watcher.later(assignment.timeout, functools.partial(self._time_out, assignment))
-        answer, status = worker.work(assignment.key, folder.path)
+        answer, status = worker.work(assignment.key, folder.path, functools.partial(self._begun, assignment))
         if answer.get("handed_back"):
             return Notice(assignment.key, Phase.RETURNED, started_at=began, finished_at=time.time())
         problem = str(answer.get("error", "" if status is None else "its process ended in the middle"))
@@ -176,6 +175,10 @@ class ProcessRunner(FolderRunner):
             self._timed_out.discard(assignment.key)
             self._changed.notify_all()
 
+    def _begun(self, assignment: Assignment) -> None:
+        if assignment.timeout:
+            self.watcher.later(assignment.timeout, functools.partial(self._time_out, assignment))
+
     def _time_out(self, assignment: Assignment) -> None:
         with self._changed:
             if assignment.key not in self._active:
@@ -194,15 +197,19 @@ class _Worker:
         self._sock: socket.socket | None = None
         self._guard = threading.Lock()
 
-    def work(self, key: str, folder: Path) -> tuple[dict[str, Any], int | None]:
-        """Have it work on a folder; its answer, and its exit status if it ended instead (negative: the signal)."""
+    def work(self, key: str, folder: Path, begun: Callable[[], None]) -> tuple[dict[str, Any], int | None]:
+        """Have it work on a folder; its answer, and its exit status if it ended instead (negative: the signal).
+
+        `begun` is called when it has taken the ticket: until then it may have been importing.
+        """
         sock = self._ensure()
         with self._guard:
             self.key = key
         answer: Any = None
         try:
             sock.send(json.dumps({"folder": str(folder)}).encode())
-            answer = json.loads(sock.recv(callee.MOST) or "null")
+            while (answer := json.loads(sock.recv(callee.MOST) or "null")) == {"begun": True}:
+                begun()
         except (OSError, ValueError):
             pass
         finally:
