@@ -28,7 +28,7 @@ from instar.system import unix_address
 
 #: Run by path, as nothing is importable yet in a bare interpreter.
 BOOTSTRAP: Final = Path(__file__).with_name("bootstrap.py")
-#: Requests that wait while it is being started again.
+#: Requests that wait while it forks.
 BACKLOG: Final = 512
 #: Seconds between two looks at whether its path is still its own, when nobody keeps it any more.
 _LOOK: Final = 1.0
@@ -36,18 +36,18 @@ _LOOK: Final = 1.0
 _PATIENCE: Final = 15.0
 
 
-def command(path: Path, listen_fd: int, life_fd: int, *, linger: bool) -> list[str]:
-    """What to execute, with both descriptors inherited: the socket that listens at `path`, and `life`, a pipe's end."""
+def command(path: Path, life_fd: int, *, linger: bool, python: str | Path = sys.executable) -> list[str]:
+    """What to execute: it will listen at `path`, and inherit `life_fd`, the read end of a pipe."""
     mode = "linger" if linger else "leave"
     # -I -S: nothing of the environment or of site-packages, which would cost memory and could be changed under it.
-    return [sys.executable, "-I", "-S", str(BOOTSTRAP), "launcher", str(path), str(listen_fd), str(life_fd), mode]
+    return [str(python), "-I", "-S", str(BOOTSTRAP), "launcher", str(path), str(life_fd), mode]
 
 
 def main(argv: list[str]) -> int:
     """The launcher's process, until its life ends."""
-    path, listen_fd, life_fd, mode = argv
-    with socket.socket(fileno=int(listen_fd)) as listener:
-        Launcher(Path(path), listener, int(life_fd), linger=mode == "linger").run()
+    path, life_fd, mode = Path(argv[0]), int(argv[1]), argv[2]
+    with listen(path) as listener:
+        Launcher(path, listener, life_fd, linger=mode == "linger").run()
     return 0
 
 
@@ -66,7 +66,7 @@ class Launcher:
     def run(self) -> None:
         """Serve."""
         listener = self._listener
-        # The socket may be shared with a launcher that is being replaced: it could take the connection that we saw.
+        # A client may have gone again before we accept.
         listener.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -175,22 +175,19 @@ class OwnLauncher:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._listener: socket.socket | None = None
         self._life = -1
         self._process: subprocess.Popen[bytes] | None = None
 
     def ensure(self) -> None:
-        """Start it unless it runs. Raises OSError."""
+        """Start it unless it runs; it listens a moment later. Raises OSError."""
         if self._process is not None and self._process.poll() is None:
             return
-        if self._listener is None:
-            self._listener = listen(self.path)
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             self._process = subprocess.Popen(
-                command(self.path, self._listener.fileno(), read, linger=False),
+                command(self.path, read, linger=False),
                 stdin=subprocess.DEVNULL,
-                pass_fds=(self._listener.fileno(), read),
+                pass_fds=(read,),
                 start_new_session=True,
                 cwd="/",
             )
@@ -210,9 +207,6 @@ class OwnLauncher:
             self._life = -1
         if self._process is not None:
             self._process.wait()
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
             self.path.unlink(missing_ok=True)
 
 
@@ -221,14 +215,15 @@ def listen(path: Path) -> socket.socket:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = os.umask(0o177)
     try:
         with unix_address(temporary) as address:
             sock.bind(address)
-        # Nobody can connect before listen(): the mode is right from the first moment.
-        temporary.chmod(0o600)
         sock.listen(BACKLOG)
         temporary.rename(path)
     except BaseException:
         sock.close()
         raise
+    finally:
+        os.umask(before)
     return sock

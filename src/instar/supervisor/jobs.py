@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def publish(config: Config, state: StateDir, who: Credentials, generation: int) 
     it. Empty without `[jobs]`. Raises InstarError."""
     if not config.jobs.pool:
         return {}
-    plan = job_plan(config)
+    # Supervisors of one name, side by side, have a launcher each.
+    plan = dataclasses.replace(job_plan(config), launcher=str(state.launcher))
     path = document(state, generation)
     try:
         _folder(Path(plan.folder), who)

@@ -17,6 +17,7 @@ from instar.supervisor.generation import Generation
 from instar.supervisor.hooks import run_hooks
 from instar.supervisor.journal import Journal
 from instar.supervisor.launch import control_path, launch
+from instar.supervisor.launcher import JobLauncher
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.names import Names
 from instar.supervisor.plan import Parts, Plan
@@ -70,6 +71,7 @@ class Registry:
         self.replaces: Generation | None = None
         #: A handover may still be rolled back: names may return to generations that have none at the moment.
         self.unsettled = False
+        self.launcher = JobLauncher(outside.state, outside.system, outside.log.write)
         self.next_number = journal.last_generation() + 1
         #: Called when a generation begins to serve.
         self.on_serving: Callable[[Generation], None] = lambda _: None
@@ -85,6 +87,7 @@ class Registry:
     def launch(self, plan: Plan, parts: Parts) -> Generation:
         """Start a generation in the free slot. Raises InstarError, OSError."""
         slot = self._slot_for_next()
+        self.launcher.follow(plan)
         number, self.next_number = self.next_number, self.next_number + 1
         self.journal.write("boot", generation=number, slot=slot, release=plan.release)
         generation = launch(

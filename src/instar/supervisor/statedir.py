@@ -26,6 +26,7 @@ class StateDir:
         self.socket = self.control / "control.sock"
         self.log = self.control / "log"
         self.output = self.app / "output"
+        self.launcher = self.app / "launcher.sock"
         self._lock = -1
 
     def create(self, uid: int | None, gid: int | None) -> None:

@@ -102,6 +102,7 @@ class Supervisor:
             self.serving.set()
             await self._shut_down(await self._stop_asked)
         finally:
+            await registry.launcher.stop()
             registry.frontend.close(list(registry.frontend.listeners))
             registry.queues.close()
             self.journal.write("stop", pid=self.pid)

@@ -370,6 +370,7 @@ def test_what_a_job_leaves_behind_ends_with_it(desk: Desk, tmp_path: Path) -> No
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_another_user_cannot_have_jobs_started(desk: Desk) -> None:
     path = desk.runner._own.path
+    wait_for("the launcher", path.exists)
     path.chmod(0o666)
     path.parent.chmod(0o711)
 

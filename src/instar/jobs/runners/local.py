@@ -22,7 +22,7 @@ from instar.jobs.runners.folders import FolderRunner
 #: A launcher that was killed is back within this time (seconds).
 _PATIENCE: Final = 5.0
 #: Seconds between two tries to reach it.
-_AGAIN: Final = 0.05
+_AGAIN: Final = 0.01
 
 
 class LocalRunner(FolderRunner):
