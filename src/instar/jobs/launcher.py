@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from instar.jobs import shim
-from instar.jobs.spawn import Groups
+from instar.jobs.spawn import Groups, set_name
 from instar.system import unix_address
 
 #: Run by path, as nothing is importable yet in a bare interpreter.
@@ -46,6 +46,7 @@ def command(path: Path, life_fd: int, *, linger: bool, python: str | Path = sys.
 def main(argv: list[str]) -> int:
     """The launcher's process, until its life ends."""
     path, life_fd, mode = Path(argv[0]), int(argv[1]), argv[2]
+    set_name("instar-launcher")
     with listen(path) as listener:
         Launcher(path, listener, life_fd, linger=mode == "linger").run()
     return 0

@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 
 from instar.handlers.tree import ProcessGroup, descendants
 from instar.jobs.folder import Exit, Folder
-from instar.jobs.spawn import Groups, fork_into
+from instar.jobs.spawn import Groups, fork_into, set_name
 from instar.system import System
 
 #: Asks for the end: SIGTERM to the program, SIGKILL to all that is left after `kill_timeout`.
@@ -44,6 +44,7 @@ _MANY: Final = 50
 def serve(connection: socket.socket, groups: Groups) -> int:
     """Read the request, see the attempt through, and return the exit status; in a process forked for it."""
     os.setsid()
+    set_name("instar-job")
     connection.settimeout(_PATIENCE)
     try:
         request = json.loads(connection.recv(MOST))
