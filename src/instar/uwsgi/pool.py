@@ -42,6 +42,7 @@ class Pool:
         """
         self._instance = instance
         self._log = log
+        self._supervised = notifier is not None
         self._kept = Kept(notifier, inherited, log)
         self._opener = Opener(self._kept, backlog=instance.backlog, mode=instance.socket_mode, log=log)
         self._locks = locks
@@ -70,12 +71,13 @@ class Pool:
             self._kept.release("http", address)
         await asyncio.to_thread(self._kept.settle)
 
-    async def stop(self, *, keep: bool = False, grace: float | None = None) -> None:
+    async def stop(self, *, keep: bool | None = None, grace: float | None = None) -> None:
         """Stop, after open requests of the router (at most `grace` seconds; the instance's mercy).
 
-        `keep`: we are about to be started again, and the sockets stay with the supervisor. Else they are closed, and
-        their paths removed; zerglings go on serving what they hold.
+        `keep`: the sockets stay as they are for the next start. Else they are closed for good, and their paths removed;
+        zerglings go on serving what they hold. None: a supervisor that has copies knows whether there is a next start.
         """
+        keep = self._supervised if keep is None else keep
         grace = self._instance.mercy if grace is None else grace
         for pool in self._pools.values():
             pool.close(keep=keep)

@@ -70,7 +70,10 @@ def _add(found: Sockets, option: Option, config: UwsgiConfig, base: Path) -> Non
         _add_router(found, value, config, base)
     elif key in ZERG_POOL:
         path, _, addresses = value.partition(":")
-        found.pools.append(ZergPool(base / path, tuple(bind_of(item, base) for item in addresses.split(",") if item)))
+        binds = tuple(bind_of(item, base) for item in addresses.split(",") if item)
+        if not path or not binds:
+            raise ConfigError(f"it needs the form SOCKET:ADDRESS,ADDRESS, not {value!r}")
+        found.pools.append(ZergPool(base / path, binds))
     elif key in TLS:
         _add_tls(found, value, base)
 

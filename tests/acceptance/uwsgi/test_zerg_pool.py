@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from harness.project import free_port
 from harness.waiting import wait_for
 from zerg_world import Hammer, ZergWorld
 
@@ -65,7 +66,7 @@ def test_dance_of_real_zerglings_through_the_router(zerg: ZergWorld, folder: Pat
     assert not report.failures, report.table()
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_the_pool_is_killed_and_comes_back(zerg: ZergWorld, kept: bool) -> None:
     """With a supervisor that keeps the sockets; and without one, when a zergling of ours has them."""
     if kept:
@@ -89,6 +90,7 @@ def test_the_pool_is_killed_and_comes_back(zerg: ZergWorld, kept: bool) -> None:
     hammer.stop()
 
 
+@pytest.mark.long
 def test_a_foreign_zergling_holds_the_sockets_of_a_pool_that_nobody_kept(zerg: ZergWorld) -> None:
     zerg.our_pool().kill()
     pool = zerg.our_pool()
@@ -127,6 +129,7 @@ def test_our_zergling_takes_http_itself_and_the_router_is_off(zerg: ZergWorld, f
     again.ends()
 
 
+@pytest.mark.long
 def test_our_zergling_is_killed(zerg: ZergWorld) -> None:
     """Its connection to the side socket ends with it, and the router serves the next."""
     pool = zerg.our_pool()
@@ -140,29 +143,34 @@ def test_our_zergling_is_killed(zerg: ZergWorld) -> None:
 
 
 def test_a_changed_configuration_is_applied_without_a_restart(zerg: ZergWorld) -> None:
-    import json
+    more, http, file = free_port(), free_port(), zerg.folder / "pool.yml"
 
-    from harness.project import free_port
+    def write(first_http: int, addresses: str) -> None:
+        lines = [f"http: 127.0.0.1:{first_http}", f"http-to: 127.0.0.1:{zerg.port}"]
+        lines.append(f"zerg-pool: {zerg.pool_path}:{addresses}")
+        file.write_text("\n  ".join(["uwsgi:", *lines]) + "\n")
 
-    pool = zerg.our_pool()
+    write(zerg.http_port, f"127.0.0.1:{zerg.port},{zerg.app_sock}")
+    pool = zerg.our_pool(["--yaml", str(file)])
     zerg.zergling("real", "one")
-    more, http = free_port(), free_port()
-    arguments = [*zerg.pool_arguments[:-1], f"{zerg.pool_path}:127.0.0.1:{zerg.port},127.0.0.1:{more}"]
-    arguments[arguments.index("--http") + 1] = f"127.0.0.1:{http}"
-    (zerg.folder / "pool.json").write_text(json.dumps(arguments))
     hammer = Hammer(zerg, ["tcp"])
+    hammer.answered("one")
+    write(http, f"127.0.0.1:{zerg.port},127.0.0.1:{more}")
     pool.process.send_signal(signal.SIGHUP)
-    wait_for("the new address", lambda: pool.status()["routers"][0]["address"] == f"127.0.0.1:{http}")
-    assert len(pool.status()["routers"]) == 1
+    wait_for("the new address", lambda: router(pool)["address"] == f"127.0.0.1:{http}")
     assert pool.status()["pools"][0]["addresses"] == [f"127.0.0.1:{zerg.port}", f"127.0.0.1:{more}"]
     assert not zerg.app_sock.exists()
     zerg.zergling("real", "two")
-    old, zerg.port = zerg.port, more
-    assert zerg.ask("tcp") == "two"
-    zerg.port = old
+    assert zerg.ask(("127.0.0.1", more)) == "two"
+    # A configuration that can't be read changes nothing.
+    file.write_text("uwsgi:\n  zerg-pool: nonsense\n")
+    pool.process.send_signal(signal.SIGHUP)
+    wait_for("the complaint", lambda: "cannot" in pool.text())
+    assert router(pool)["address"] == f"127.0.0.1:{http}"
     hammer.stop()
 
 
+@pytest.mark.long
 def test_a_second_pool_on_the_same_path_is_refused(zerg: ZergWorld) -> None:
     pool = zerg.our_pool()
     second = zerg.our_pool(ready=False)

@@ -24,6 +24,7 @@ def test_start_and_dance(zerg: ZergWorld) -> None:
     assert hammer.stop() > 20
 
 
+@pytest.mark.long
 def test_the_real_pool_is_killed(zerg: ZergWorld) -> None:
     pool = zerg.real_pool()
     one = zerg.zergling("ours", "one")
@@ -42,6 +43,7 @@ def test_the_real_pool_is_killed(zerg: ZergWorld) -> None:
     assert one.ends() == 0
 
 
+@pytest.mark.long
 def test_without_a_pool(zerg: ZergWorld) -> None:
     one = zerg.zergling("ours", "one", ready=False)
     assert one.ends() == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import socket
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.control import Control
 from harness.processes import MARK, alive, kill_all
 from harness.project import TESTS, free_port
 from harness.waiting import wait_for
@@ -23,8 +23,6 @@ from harness.waiting import wait_for
 from instar.system.notify import close_all, notice_socket, receive
 from instar.uwsgi.emperor import exec_with
 
-HERE = Path(__file__).parent
-POOL = [sys.executable, str(HERE / "pool_process.py")]
 OURS = [str(Path(sys.executable).with_name("instar-uwsgi"))]
 
 
@@ -80,10 +78,11 @@ class Keeper:
 class Started:
     """A process of the world."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path, fifo: Path | None = None) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, fifo: Path | None, state: Path | None) -> None:
         self.process = process
         self.log = log
         self._fifo = fifo
+        self._state = state
 
     @property
     def pid(self) -> int:
@@ -110,12 +109,16 @@ class Started:
         self.process.wait()
 
     def status(self) -> dict[str, Any]:
-        """Of a pool of ours."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
+        """Of an instance of ours."""
+        assert self._state is not None
+        return Control(self._state).get("/v1/status")
+
+    def serves(self) -> bool:
+        """Whether an instance of ours serves; fails when it has ended."""
+        assert self.process.poll() is None, f"{self.log.name} ended:\n{self.text()[-4000:]}"
+        with contextlib.suppress(OSError):
+            return bool(self.status()["state"] == "serving")
+        return False
 
 
 class ZergWorld:
@@ -131,6 +134,7 @@ class ZergWorld:
         self.keeper: Keeper | None = None
         self._mark = uuid.uuid4().hex
         self._started: list[Started] = []
+        self._pools = 0
 
     # --- starting -----------------------------------------------------------------------------------
 
@@ -146,15 +150,15 @@ class ZergWorld:
         return self.keeper
 
     def our_pool(self, arguments: Sequence[str] | None = None, *, ready: bool = True) -> Started:
-        argv, fds = [*POOL, *(arguments or self.pool_arguments)], []
+        argv, fds = [*OURS, "--die-on-term", *(arguments or self.pool_arguments)], []
         env = {}
         if self.keeper is not None:
             argv, fds = self.keeper.command(argv)
             env = {"NOTIFY_SOCKET": str(self.keeper.path)}
-        pool = self._start("pool", argv, env, fds)
+        self._pools += 1
+        pool = self._start("pool", argv, env, fds, state=self.folder / f"state-{self._pools}")
         if ready:
-            assert pool.process.stdout is not None
-            assert pool.process.stdout.readline(), f"the pool ended:\n{pool.text()}"
+            wait_for("the pool serves", pool.serves, 30)
         return pool
 
     def real_pool(self) -> Started:
@@ -183,17 +187,12 @@ class ZergWorld:
             "--disable-logging",
             *more,
         ]
-        env = {"TEST_GATES": str(self.gates), "INSTAR_STATE_DIR": str(release / "state")}
-        started = self._start(word, argv, env, fifo=fifo)
+        state = release / "state" if kind == "ours" else None
+        started = self._start(word, argv, {"TEST_GATES": str(self.gates)}, fifo=fifo, state=state)
         if ready:
-            sign = "serving" if kind == "ours" else "spawned uWSGI worker 2"
-            wait_for(f"{word} serves", lambda: self._look(started, sign), 40)
+            serves = started.serves if kind == "ours" else lambda: "spawned uWSGI worker 2" in started.text()
+            wait_for(f"{word} serves", serves, 40)
         return started
-
-    @staticmethod
-    def _look(started: Started, sign: str) -> bool:
-        assert started.process.poll() is None, f"{started.log.name} ended:\n{started.text()[-4000:]}"
-        return sign in started.text()
 
     def _start(
         self,
@@ -202,33 +201,34 @@ class ZergWorld:
         env: dict[str, str] | None = None,
         fds: Sequence[int] = (),
         fifo: Path | None = None,
+        state: Path | None = None,
     ) -> Started:
         log = self.folder / f"{name}.log"
+        where = {"INSTAR_STATE_DIR": str(state)} if state else {}
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV", "UWSGI"))}
         with log.open("a") as output:
             process = subprocess.Popen(
                 argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE if "pool" in name else output,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
                 stderr=output,
-                text=True,
                 cwd=self.folder,
-                env={**inherited, **(env or {}), MARK: self._mark},
+                env={**inherited, **(env or {}), **where, MARK: self._mark},
                 pass_fds=fds,
             )
-        started = Started(process, log, fifo)
+        started = Started(process, log, fifo, state)
         self._started.append(started)
         return started
 
     # --- asking -------------------------------------------------------------------------------------
 
-    def ask(self, where: str = "http", path: str = "/", limit: float = 20.0) -> str:
-        """One request; the word of whoever answered. `where`: http, tcp or unix (the uwsgi protocol)."""
+    def ask(self, where: Any = "http", path: str = "/", limit: float = 20.0) -> str:
+        """One request; the word of whoever answered. `where`: http, or tcp, unix, or an address (uwsgi protocol)."""
         if where == "http":
             answer = talk(("127.0.0.1", self.http_port), f"GET {path} HTTP/1.0\r\n\r\n".encode(), limit)
         else:
-            address = ("127.0.0.1", self.port) if where == "tcp" else str(self.app_sock)
-            answer = talk(address, uwsgi_packet(path), limit)
+            known = {"tcp": ("127.0.0.1", self.port), "unix": str(self.app_sock)}
+            answer = talk(known.get(where, where), uwsgi_packet(path), limit)
         head, _, body = answer.partition(b"\r\n\r\n")
         assert b" 200 " in head.split(b"\r\n")[0], answer
         return body.split()[3].decode()
@@ -241,10 +241,6 @@ class ZergWorld:
         """End everything; what was said."""
         kill_all(self._mark)
         for started in self._started:
-            for stream in (started.process.stdin, started.process.stdout):
-                if stream:
-                    with contextlib.suppress(OSError):
-                        stream.close()
             started.process.wait(10)
         if self.keeper is not None:
             self.keeper.close()
