@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -141,6 +142,12 @@ def test_an_import_that_fails_fails_the_boot_unless_no_application_is_needed(ins
         pass
     with installed(inside([("import", "nosuch_module"), ("need-app", "false")]), monkeypatch):
         assert "nosuch_module" in capsys.readouterr().err
+
+
+def test_every_name_is_documented(inside):
+    page = (Path(__file__).parents[3] / "docs/uwsgi-module.md").read_text()
+    names = [name for name in vars(inside([("mode", "x")]).module) if not name.startswith("_")]
+    assert [name for name in names if not re.search(rf"`{name}[(`]", page)] == []
 
 
 # --- decorators -----------------------------------------------------------------------------------
