@@ -63,7 +63,7 @@ def _restart(config: Config) -> list[tuple[str, str]]:
 def _pool(config: Config, pool: str) -> str:
     item, names = config.handlers[pool], config.handler_names(pool)
     shown = names if len(names) <= MOST_NAMES else [*names[: MOST_NAMES - 1], "…", names[-1]]
-    work = " ".join(item.command) if item.command else str(item.script or item.target)
+    work = " ".join(item.command) if item.command else str(item.script or item.target or "runs jobs")
     return f"{', '.join(shown) or 'none'} ({'warm' if item.warm else 'cold'}: {work})"
 
 

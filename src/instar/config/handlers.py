@@ -180,7 +180,7 @@ class HandlerPool(Table):
     @property
     def warm(self) -> bool:
         """Whether the successor boots before it has the name."""
-        return self.handover == "warm" or (self.handover == "auto" and bool(self.target))
+        return self.handover == "warm" or (self.handover == "auto" and not (self.script or self.command))
 
     @property
     def work(self) -> dict[str, Any]:

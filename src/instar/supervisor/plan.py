@@ -166,7 +166,7 @@ class Plan:
                         index=index,
                         target=pool.target or ("" if argv else JOB_MANAGER),
                         argv=argv,
-                        warm=pool.warm or not pool.work,
+                        warm=pool.warm,
                         tags=tuple(pool.tags),
                         env=dict(pool.env),
                         stop_timeout=pool.stop_timeout,
