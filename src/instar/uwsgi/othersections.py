@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from instar.config.formats.uwsgi import Surroundings, UwsgiConfig
+from instar.config.formats.uwsgi import Surroundings, UwsgiConfig, xml
 from instar.config.formats.uwsgi.parsed import Source
 from instar.config.formats.uwsgi.reader import SUFFIXES
 from instar.errors import ConfigError
@@ -42,7 +42,8 @@ def _value(text: str) -> Any:
 
 def _read(path: Path, name: str) -> dict[str, str]:
     parser = SUFFIXES.get(path.suffix)
-    if parser is None:
+    # An XML file whose root is <uwsgi> is one section, whatever it is asked for.
+    if parser is None or parser is xml.parse:
         return {}
     try:
         source = Source(path.read_text(encoding="utf-8"), name, True, lambda *_: None)

@@ -185,6 +185,13 @@ class TestApplication:
         assert (config.health.path, config.restart.keep_old, config.web.keep_alive) == ("/up", 600, 5)
         assert [hook.command for hook in config.restart.before] == [("true",)]
 
+    def test_xml_has_one_section_only(self, tmp_path: Path) -> None:
+        (tmp_path / "site.xml").write_text("<uwsgi><module>x:app</module><http>:80</http><app/></uwsgi>")
+        around = Surroundings(environ={}, cwd=tmp_path)
+        instance = translate(read("site.xml", surroundings=around), surroundings=around)
+        assert instance.config
+        assert instance.server_name == "main"
+
     def test_name(self, tmp_path: Path) -> None:
         assert config_of(tmp_path, APP + "http = :80\n").app.name == "site"
         instance = of(tmp_path, APP + "http = :80\n", name="-ä galaxy (1).ini")
