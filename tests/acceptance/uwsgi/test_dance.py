@@ -1,0 +1,193 @@
+"""The recipe's dances with zerglings of ours on a pool of ours: nothing fails, and no mule is ever there twice."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.recipe import NAMES, Member, Recipe
+from harness.waiting import wait_for
+
+from load.ledger import Outcome, Report
+from load.process import LoadProcess
+from load.target import Target
+
+CLIENTS = {
+    "busy": {"count": 2, "pause": 0.02},
+    "new": {"count": 2, "pause": 0.02},
+    "idle": {"count": 2},
+    "gated": {"count": 1, "hold": 1.0},
+}
+
+
+@pytest.fixture
+def recipe(folder: Path, request: pytest.FixtureRequest) -> Iterator[Recipe]:
+    recipe = Recipe(folder)
+    try:
+        yield recipe
+    finally:
+        recipe.clean_up()
+        if request.session.testsfailed:
+            print(recipe.evidence())
+
+
+def load(recipe: Recipe) -> LoadProcess:
+    folder = recipe.root / "load"
+    folder.mkdir()
+    (folder / "gates").symlink_to(recipe.gates)
+    return LoadProcess(folder, Target(port=recipe.http), CLIENTS, keep_alive=5.0).start()
+
+
+def check(report: Report) -> None:
+    print(report.table())
+    assert not report.failures, report.table()
+    assert not report.select(Outcome.CLOSED_IDLE), report.table()
+    assert report.select(Outcome.OK), "there was no load"
+
+
+def alone(recipe: Recipe, member: Member, suffix: str = "") -> None:
+    """Only this zergling serves, and it has every mule."""
+    wait_for("mules are active", lambda: member.handlers(suffix) == dict.fromkeys(NAMES, "active"))
+    wait_for("two mules live", lambda: len(recipe.mules()) == 2)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_the_recipe_as_written(recipe: Recipe, rounds: int) -> None:
+    """Double dance under load: B without mules ends A, A comes again and ends B."""
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    alone(recipe, a)
+    under_load = load(recipe)
+    for _ in range(rounds):
+        b = recipe.up(recipe.restarter)
+        assert a.ended() == 0
+        assert recipe.running.is_fifo()
+        a = recipe.up(recipe.zergling)
+        assert b.ended() == 0
+        alone(recipe, a)
+    check(under_load.stop())
+    gaps = recipe.gaps()
+    print(gaps)
+    assert {number: len(found) for number, found in gaps.items()} == {1: rounds, 2: rounds}
+
+
+@pytest.mark.long
+def test_a_single_dance_with_mules_on_both_sides(recipe: Recipe) -> None:
+    """What uWSGI can't do. The successor's mules take over within 50 ms."""
+    file = recipe.restarter_with_mules()
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    alone(recipe, a)
+    under_load = load(recipe)
+    b = recipe.up(file)
+    assert a.ended() == 0
+    alone(recipe, b)
+    c = recipe.up(recipe.zergling)
+    assert b.ended() == 0
+    alone(recipe, c)
+    check(under_load.stop())
+    gaps = recipe.gaps()
+    print(gaps)
+    assert {number: len(found) for number, found in gaps.items()} == {1: 2, 2: 2}
+    # The mule's own start belongs to it: its script is read, compiled and begins.
+    assert max(max(found) for found in gaps.values()) < 0.15, gaps
+
+
+def test_two_restarts_at_once_take_turns(recipe: Recipe) -> None:
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    first, second = recipe.start(recipe.restarter), recipe.start(recipe.restarter)
+    assert a.ended() == 0
+    wait_for("one of the two ends", lambda: not (first.alive and second.alive))
+    stays, went = (first, second) if first.alive else (second, first)
+    assert went.process.returncode == 0, went.said()
+    wait_for("the other serves", lambda: stays.serving() or stays.serving(".2"))
+    # And it can be told: the next dance ends it.
+    recipe.up(recipe.zergling)
+    assert stays.ended() == 0
+
+
+@pytest.mark.long
+def test_a_touch_of_the_running_zergling_is_a_handover(recipe: Recipe) -> None:
+    """Its hooks, which run once, don't make generation 2 quit its own supervisor."""
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    under_load = load(recipe)
+    with recipe.running.open("w") as fifo:
+        fifo.write("r")
+    wait_for("generation 2 serves", lambda: a.status()["web"]["live_generation"] == 2)
+    wait_for("it is alone", lambda: len(a.status()["generations"]) == 1)
+    alone(recipe, a)
+    b = recipe.up(recipe.restarter)
+    assert a.ended() == 0 and b.alive
+    check(under_load.stop())
+    assert [gap for found in recipe.gaps().values() for gap in found if gap > 0.15] == []
+
+
+@pytest.mark.long
+def test_a_broken_successor_never_replaces_a_good_one(recipe: Recipe) -> None:
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    (recipe.root / "server/lib/web/buildapp.py").write_text("raise RuntimeError('broken release')\n")
+    b = recipe.start(recipe.restarter)
+    assert b.ended() == 1
+    assert "broken release" in b.said()
+    assert a.serving()
+    alone(recipe, a)
+
+
+@pytest.mark.long
+def test_names_that_another_zergling_holds_are_waited_for(recipe: Recipe) -> None:
+    """Without the hook nobody quits: both serve, and one of them says that its mules wait."""
+    text = recipe.restarter_with_mules().read_text().replace("writefifo:", "print:")
+    quiet = recipe.root / "config/quiet.yml"
+    quiet.write_text(text)
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    alone(recipe, a)
+    b = recipe.up(quiet)
+    wait_for("B's mules wait", lambda: b.handlers() == dict.fromkeys(NAMES, "waiting"))
+    assert a.alive
+    # A new generation of B waits as well.
+    result = b.handover().result()
+    assert result["outcome"] == "done" and not result["kept"], result
+    assert b.handlers() == dict.fromkeys(NAMES, "waiting")
+    os.kill(a.pid, signal.SIGTERM)
+    assert a.ended() == 0
+    alone(recipe, b)
+    assert max(max(found) for found in recipe.gaps().values()) < 0.15
+
+
+@pytest.mark.long
+def test_the_same_file_twice(recipe: Recipe) -> None:
+    """A dance with one file for both sides: the second has a state directory of its own."""
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    b, suffix = recipe.up_beside(recipe.zergling)
+    assert a.ended() == 0
+    alone(recipe, b, suffix)
+
+
+def test_die_on_term_and_the_hooks_signals_are_graceful(recipe: Recipe) -> None:
+    """A stop waits for the request that is under way."""
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    slow = http.client.HTTPConnection("127.0.0.1", recipe.http, timeout=20)
+    slow.request("GET", "/gate?n=slow")
+    wait_for("the request is under way", lambda: _in_flight(a) == 1)
+    os.kill(a.pid, signal.SIGINT)
+    wait_for("it is stopping", lambda: a.status()["state"] == "stopping")
+    assert len(recipe.mules()) == 2, "nobody waits for the names: the mules work on"
+    (recipe.gates / "slow").touch()
+    assert slow.getresponse().status == 200
+    slow.close()
+    assert a.ended() == 0
+    assert not recipe.running.exists(), "a clean end takes its FIFO along"
+
+
+def _in_flight(member: Member) -> int:
+    return sum(worker["in_flight"] for item in member.status()["generations"] for worker in item["workers"])
