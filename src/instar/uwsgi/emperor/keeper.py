@@ -45,7 +45,7 @@ class Keeper:
                 if fd == self._listener.fileno():
                     client, _ = self._listener.accept()
                     self._clients[client.fileno()] = client
-                else:
+                elif fd in self._clients:
                     self._read(self._clients[fd])
             if self._clients or self._links_open():
                 self._needed = time.monotonic()
@@ -53,7 +53,7 @@ class Keeper:
     def _read(self, client: socket.socket) -> None:
         data, fds = receive(client)
         if not data:
-            del self._clients[client.fileno()]
+            self._clients.pop(client.fileno(), None)
             client.close()
             return
         try:
@@ -70,11 +70,20 @@ class Keeper:
         elif "drop" in message:
             self._drop(message["drop"])
         elif "list" in message:
+            self._hear_out(client)
             for key, fd in self._held.items():
                 send(client, {"key": key}, [fd])
             send(client, {"end": "1"})
         elif "quit" in message:
             self._quit = True
+
+    def _hear_out(self, heir: socket.socket) -> None:
+        """What an Emperor said before it died counts, however late it is read."""
+        for client in [item for item in self._clients.values() if item is not heir]:
+            poll = select.poll()
+            poll.register(client.fileno(), select.POLLIN)
+            while client.fileno() in self._clients and poll.poll(0):
+                self._read(client)
 
     def _drop(self, key: str) -> None:
         fd = self._held.pop(key, None)
