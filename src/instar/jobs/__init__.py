@@ -3,6 +3,7 @@
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from instar.jobs.api import cancel, get, submit, submit_async, wait, wait_async
+    from instar.jobs.current import CurrentJob, HandBack, current_job
     from instar.jobs.errors import (
         JobError,
         JobFailedError,
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from instar.jobs.store.store import JobStore
 
 __all__ = [
+    "CurrentJob",
+    "HandBack",
     "Job",
     "JobError",
     "JobFailedError",
@@ -28,6 +31,7 @@ __all__ = [
     "SubmissionError",
     "WaitTimeoutError",
     "cancel",
+    "current_job",
     "get",
     "run",
     "submit",
@@ -41,6 +45,7 @@ _ERRORS = ("JobError", "JobFailedError", "NoSuchJobError", "StoreError", "Submis
 #: Imported when first used: shims and launchers need none of it.
 _HOMES = {
     "instar.jobs.api": _API,
+    "instar.jobs.current": ("CurrentJob", "HandBack", "current_job"),
     "instar.jobs.errors": _ERRORS,
     "instar.jobs.manager": ("run",),
     "instar.jobs.model": ("Job", "JobState", "OnLost", "Submission"),

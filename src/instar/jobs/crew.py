@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from instar.errors import InstarError
 from instar.jobs.model import Attempt, Job
 from instar.jobs.plan import Destination, JobPlan, RunnerPlan
-from instar.jobs.runners.base import Assignment, Runner, RunnerError, Setup, Sink
+from instar.jobs.runners import load
+from instar.jobs.runners.base import Assignment, Runner, Setup, Sink
 from instar.jobs.store.turn import Place
 
 logger = logging.getLogger("instar.jobs")
 
-#: Group of entry points by which others add runners.
-GROUP: Final = "instar.runners"
-_BUILT_IN: Final[Mapping[str, str]] = {
-    "local": "instar.jobs.runners.local:LocalRunner",
-    "thread": "instar.jobs.runners.callables:ThreadRunner",
-    "process": "instar.jobs.runners.callables:ProcessRunner",
-    "slurm": "instar.jobs.runners.slurm:SlurmRunner",
-}
 #: Attempts at a time where the plan says nothing: a program is expected to use a core, a callable in a thread to wait,
 #: and a cluster has its own queue.
 _WORKERS: Final[Mapping[str, Callable[[], int]]] = {
@@ -35,36 +27,6 @@ _WORKERS: Final[Mapping[str, Callable[[], int]]] = {
     "thread": lambda: 8,
 }
 _MANY: Final = 10_000
-
-
-def load_runner(kind: str) -> type[Runner]:
-    """The class of a kind of runner. Raises RunnerError."""
-    if kind in _BUILT_IN:
-        module, _, name = _BUILT_IN[kind].partition(":")
-        found: Any = getattr(importlib.import_module(module), name)
-    else:
-        found = _entry_point(kind)
-    if not (isinstance(found, type) and issubclass(found, Runner)):
-        raise RunnerError(
-            f"cannot use the runner {kind!r}: {found!r} doesn't derive from instar.jobs.runners.base.Runner"
-        )
-    return found
-
-
-def _entry_point(kind: str) -> Any:
-    # Not at the top: it costs 20 ms, and few need it.
-    from importlib.metadata import entry_points
-
-    points = entry_points(group=GROUP, name=kind)
-    if not points:
-        known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
-        raise RunnerError(
-            f"cannot find the runner {kind!r}: known are {', '.join(known)}; is its package installed here?"
-        )
-    try:
-        return next(iter(points)).load()
-    except Exception as error:
-        raise RunnerError(f"cannot load the runner {kind!r}: {type(error).__name__}: {error}") from error
 
 
 @dataclasses.dataclass
@@ -80,12 +42,12 @@ class Member:
 
 
 class Crew:
-    """Runners by name. Raises RunnerError when one of them can't be made from its plan."""
+    """Runners by name. Raises RunnerError or ConfigError when one of them can't be made from its plan."""
 
-    def __init__(self, plan: JobPlan, handler: str, load: Callable[[str], type[Runner]] = load_runner) -> None:
+    def __init__(self, plan: JobPlan, handler: str, find: Callable[[str], type[Runner]] = load) -> None:
         mine = next((item.runners for item in plan.handlers if item.name == handler), ())
         self._places = {place.name: place for place in plan.destinations}
-        self.members = {item.name: _member(item, plan, load) for item in plan.runners if not mine or item.name in mine}
+        self.members = {item.name: _member(item, plan, find) for item in plan.runners if not mine or item.name in mine}
 
     def open(self, sink: Sink) -> None:
         """Let the runners begin; one that can't is tried again with the next call, and has no room until then."""
@@ -142,8 +104,8 @@ class Crew:
                 member.runner.close()
 
 
-def _member(plan: RunnerPlan, whole: JobPlan, load: Callable[[str], type[Runner]]) -> Member:
-    kind = load(plan.kind)
+def _member(plan: RunnerPlan, whole: JobPlan, find: Callable[[str], type[Runner]]) -> Member:
+    kind = find(plan.kind)
     workers = plan.workers or _WORKERS.get(plan.kind, lambda: _MANY)()
     launcher = Path(whole.launcher) if whole.launcher else None
     runner = kind(Setup(plan.name, plan.options, Path(whole.folder), launcher, workers))

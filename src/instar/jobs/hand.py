@@ -35,6 +35,8 @@ class Hand:
     cancel: bool = False
     cancelled: bool = False
     running: bool = False
+    #: Ends with this process: nobody will look for it by what the runner calls it.
+    volatile: bool = False
     progress: Any = None
     #: Not written down yet.
     note: Note | None = None
@@ -61,7 +63,8 @@ class Hand:
             return
         state = JobState.RUNNING if notice.phase is Phase.RUNNING else JobState.QUEUED
         # A late "queued" doesn't undo "running", and what is known isn't written again.
-        if not self.running or (state is JobState.RUNNING and notice.external_id):
+        known = self.running and (self.volatile or not notice.external_id or state is JobState.QUEUED)
+        if not known:
             self.running = state is JobState.RUNNING
             self.add(state=state, external_id=notice.external_id or None, started_at=notice.started_at)
 

@@ -178,6 +178,8 @@ class Manager:
 
     def _look(self) -> bool:
         """Notice what somebody wants to end; whether there are jobs that are ours and that we don't know."""
+        # One that couldn't begin may be able to now.
+        self.crew.open(self._inbox.put)
         found = self.store.in_hand(self.handler.name)
         known = self.hands.jobs()
         for job, cancel in found.items():
@@ -246,6 +248,8 @@ class Manager:
         hand = Hand(claim, self.crew.assignment(claim.job, claim.attempt), todo=todo)
         hand.running = claim.job.state is JobState.RUNNING
         hand.cancel = claim.job.cancelling
+        member = self.crew.members.get(hand.runner)
+        hand.volatile = bool(member and not member.runner.durable)
         self.hands.add(hand)
         if todo == "recover" and claim.attempt.let_go:
             # The holder before us has said that it would end with it.
@@ -275,7 +279,7 @@ def run(store: JobStore | str | None = None, *, plan: JobPlan | None = None) -> 
     """Run jobs in the handler that calls it, until it has to leave; for the target of a pool of your own.
 
     Without arguments the plan is that of `[jobs]`; `store` replaces the store in it, `plan` all of it. Raises
-    NotAHandlerError outside a handler, StoreError and RunnerError when they can't be used at all.
+    NotAHandlerError outside a handler, StoreError, RunnerError or ConfigError when they can't be used at all.
     """
     handler = current_handler()
     plan = plan or current_plan()

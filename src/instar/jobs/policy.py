@@ -30,9 +30,8 @@ def judge(job: Job, attempt: Attempt, outcome: Outcome) -> Verdict:
     match outcome.ending:
         case Ending.CANCELLED:
             return Verdict(JobState.CANCELLED)
-        case Ending.RETURNED:
-            return Verdict(JobState.NEW, counted=False)
-        case Ending.NEVER_STARTED:
+        case Ending.RETURNED | Ending.NEVER_STARTED:
+            # At once, but not in a circle.
             return Verdict(JobState.NEW, delay=_again(job), counted=False)
         case Ending.REFUSED:
             return Verdict(JobState.ERROR)
