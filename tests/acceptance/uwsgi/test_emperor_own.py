@@ -1,0 +1,87 @@
+"""The Emperor with vassals that instar runs itself: pool, zergling and instar.toml side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness.emperor import EmperorRun, Load, alive, free_port
+from harness.waiting import wait_for
+
+
+@pytest.fixture
+def emperor(folder: Path) -> Iterator[EmperorRun]:
+    """An Emperor, to be started by the test; nothing of it is left afterwards."""
+    run = EmperorRun(folder)
+    yield run
+    left = run.clean_up()
+    assert not left, f"processes left behind: {left}\n{run.said()}"
+
+
+def native(run: EmperorRun, port: int) -> None:
+    """An application with a configuration of instar's own."""
+    (run.server / "plain.py").write_text(
+        "def application(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return [b'plain answer']\n"
+    )
+    run.write(
+        "shop.toml",
+        f'[app]\nname = "shop"\ntarget = "plain:application"\nchdir = "{run.server}"\n'
+        f'[web]\nbind = ["127.0.0.1:{port}"]\nworkers = 1\n[restart]\ngrace = 0.2\n',
+    )
+
+
+def test_directory_of_applications(emperor: EmperorRun) -> None:
+    port = free_port()
+    native(emperor, port)
+    emperor.pool()
+    emperor.zergling("app.yml", more="  mule: mule.py\n  farm: job-handlers:1\n")
+    emperor.start()
+    emperor.wait_state("shop.toml", "serving")
+    app = emperor.wait_state("app.yml", "serving")
+    pool = emperor.wait_state("pool.yml", "ready", "serving")
+    assert (app["kind"], pool["kind"]) == ("instar", "instar")
+    assert pool["stored"] >= 2
+    assert emperor.get(port) == (200, "plain answer")
+    wait_for("the pool's address answers", lambda: emperor.get()[1].startswith("one "))
+
+    with Load(emperor) as load:
+        # A handover, in the vassal's own supervisor.
+        emperor.deploy("two")
+        said = emperor.command("restart", "app", "--json")
+        assert (said.code, said.json["outcome"], said.json["generation"]) == (0, "done", 2), said
+        wait_for("the new release", lambda: load.answers["two"] > 20)
+        assert emperor.status()["app.yml"]["pid"] == app["pid"]
+        emperor.deploy("broken")
+        assert emperor.command("restart", "app").code == 3
+
+        # A pool that is killed comes back with its sockets, which the zergling holds too.
+        emperor.deploy("two")
+        os.kill(pool["pid"], 9)
+        wait_for("another pool", lambda: emperor.status()["pool.yml"]["pid"] not in (None, pool["pid"]))
+        emperor.wait_state("pool.yml", "ready", "serving")
+
+        # All of them outlive the Emperor, and the next one takes them over.
+        before = {name: item["pid"] for name, item in emperor.status().items()}
+        emperor.kill()
+        answers = load.answers["two"]
+        wait_for("requests without an Emperor", lambda: load.answers["two"] > answers + 100)
+        emperor.start()
+        wait_for("taken over", lambda: {name: item["pid"] for name, item in emperor.status().items()} == before)
+
+        # The pool's sockets were kept over that as well.
+        os.kill(before["pool.yml"], 9)
+        wait_for("another pool", lambda: emperor.status()["pool.yml"]["pid"] not in (None, before["pool.yml"]))
+        emperor.wait_state("pool.yml", "ready", "serving")
+    assert not load.failures, (load.failures[:5], load.answers)
+
+    assert emperor.command("restart", "shop").code == 0
+    shown = emperor.command("status", "--emperor", str(emperor.vassals))
+    assert shown.code == 0
+    assert "pool.yml" in shown.out
+    assert emperor.command("stop", "--emperor", str(emperor.vassals)).code == 0
+    assert not alive(before["app.yml"])
+    assert not emperor.left()
