@@ -25,6 +25,7 @@ VERBS = (
     "restart",
     "rollback",
     "handlers",
+    "workers",
     "jobs",
     "status",
     "history",

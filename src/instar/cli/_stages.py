@@ -199,6 +199,8 @@ def _now(result: dict[str, Any]) -> str:
         return f": {state}{where}" if state else ""
     if result.get("parts") == ["handlers"]:
         return f": handlers run in generation {generation} (before: {before})"
+    if not generation or generation == before:
+        return ""
     return f": generation {generation} serves (before: {before})"
 
 

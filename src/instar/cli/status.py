@@ -89,9 +89,15 @@ def render(answer: dict[str, Any]) -> Group:
     if "vassals" in answer:
         return render_emperor(answer)
     parts: list[Any] = [Text.from_markup(line) for line in _summary(answer)]
-    parts += ["", _generations(answer["generations"])]
+    if answer["generations"] or "pools" not in answer:
+        parts += ["", _generations(answer["generations"])]
     if any(generation.get("workers") for generation in answer["generations"]):
-        parts += ["", _workers(answer["generations"])]
+        parts += ["", workers_table(answer["generations"])]
+    for pool in answer.get("pools", []):
+        parts += ["", Text(f"zerg pool {pool['path']}: {', '.join(pool['addresses'])}"), _zerglings(pool)]
+    for router in answer.get("routers", []):
+        state = f"on, {router['requests']} requests" if router["on"] else "off: zerglings of instar serve its socket"
+        parts += ["", Text(f"router {router['address']} is {state}")]
     if answer.get("handlers"):
         parts += ["", handler_table(answer["handlers"])]
     if answer.get("queues"):
@@ -115,6 +121,15 @@ def _summary(answer: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _zerglings(pool: dict[str, Any]) -> Table:
+    result = table("zergling", "pid", "state")
+    for item in pool.get("zerglings", []):
+        result.add_row(escaped(item["name"] or "-"), str(item["pid"]), styled(item["state"]))
+    for pid in pool.get("foreign", []):
+        result.add_row("(another program)", str(pid), "-")
+    return result
+
+
 def _generations(generations: list[dict[str, Any]]) -> Table:
     result = table("generation", "state", "slot", "zygote", "age", "release")
     for item in generations:
@@ -129,7 +144,8 @@ def _generations(generations: list[dict[str, Any]]) -> Table:
     return result
 
 
-def _workers(generations: list[dict[str, Any]]) -> Table:
+def workers_table(generations: list[dict[str, Any]]) -> Table:
+    """The workers of `generations` of GET /v1/status."""
     numbers = ("requests", "errors", "in flight", "connections", "memory", "restarts")
     result = table("worker", "generation", "pid", "state", *numbers, right=numbers)
     for generation in generations:

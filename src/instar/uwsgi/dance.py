@@ -31,6 +31,8 @@ def folder_of(instance: Instance) -> Path | None:
     """The folder that an instance shares with others; None for one that no other can replace."""
     if instance.zerg:
         key = os.path.realpath(instance.zerg[0])
+    elif instance.zerg_server:
+        key = os.path.realpath(instance.zerg_server)
     elif instance.fifos:
         key = os.path.realpath(instance.fifos[0])
     else:

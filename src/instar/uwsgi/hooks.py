@@ -83,10 +83,6 @@ def check(hooks: Iterable[Hook]) -> None:
     """Refuse hooks that could not run. Raises ConfigError."""
     known = (*hook_files.ACTIONS, *_OTHERS)
     for hook in hooks:
-        if hook.phase == "post-fork":
-            raise ConfigError(
-                "cannot run hook-post-fork: instar runs hooks in the supervisor only; use the `postfork` decorator"
-            )
         if hook.action in _REFUSED:
             raise ConfigError(
                 f"cannot run hook-{hook.phase}: instar has no {hook.action} hook: {_REFUSED[hook.action]}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import socket
 from collections.abc import Sequence
 
 from instar.config import Config, parse_address
 from instar.control.assembly import announce, assembled
-from instar.errors import InstarError
+from instar.errors import ConfigError, InstarError
 from instar.listeners.systemd import is_bound_to
 from instar.runtime.scoreboard import Column
 from instar.supervisor.generation import Generation
@@ -23,7 +24,7 @@ from instar.uwsgi.attach import Attached, Zergling
 from instar.uwsgi.controls import Controls
 from instar.uwsgi.emperor.link import News
 from instar.uwsgi.master import SupervisedHost
-from instar.uwsgi.model import Instance
+from instar.uwsgi.model import Instance, ZergPool
 from instar.uwsgi.pool import Pool
 from instar.uwsgi.zerg import ZergError
 
@@ -84,6 +85,8 @@ class ApplicationInstance:
     async def _get_sockets(self, instance: Instance) -> None:
         """Those of our own pools, and those of the pools that we attach to. Raises InstarError."""
         around = self._around
+        if instance.zerg_server:
+            instance = dataclasses.replace(instance, pools=(*instance.pools, _own_pool(instance, self._config)))
         if instance.pools or instance.routers:
             self._pool = Pool(
                 instance, lambda text: around.log(text), notifier=around.notifier, inherited=around.inherited
@@ -185,10 +188,10 @@ class ApplicationInstance:
             first, self._accepted = not self._accepted, True
             try:
                 if first:
-                    await around.run("master-start", "post-app", "accepting", "accepting-once")
+                    await around.run("master-start", "post-app", "post-fork", "accepting", "accepting-once")
                     await around.run("accepting1", "accepting1-once")
                 else:
-                    await around.run("post-app", "accepting", "accepting1")
+                    await around.run("post-app", "post-fork", "accepting", "accepting1")
             except HookError as error:
                 if first and self._supervisor:
                     # uWSGI destroys the instance: whoever was to be told has not been, and both would go on.
@@ -204,6 +207,15 @@ class ApplicationInstance:
         if fifo and fifo.stolen:
             notes.append(f"another process has taken the master FIFO {fifo.path}")
         return notes
+
+
+def _own_pool(instance: Instance, config: Config) -> ZergPool:
+    """`zerg-server`: a pool of the instance's own sockets. Raises ConfigError."""
+    assert instance.zerg_server is not None  # noqa: S101 - asked for by the caller
+    own = [address.location for address in config.web.addresses if address.protocol == instance.protocol]
+    if not own:
+        raise ConfigError(f"cannot hand out sockets at {instance.zerg_server}: the instance has no socket of its own")
+    return ZergPool(instance.zerg_server, tuple(own))
 
 
 def _with_binds(config: Config, pooled: Sequence[str]) -> Config:

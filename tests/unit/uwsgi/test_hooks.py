@@ -207,11 +207,6 @@ def test_what_could_not_run_is_refused_at_the_start(line: str, text: str) -> Non
     assert text in str(caught.value)
 
 
-def test_hooks_of_workers_are_refused() -> None:
-    with pytest.raises(ConfigError, match="postfork"):
-        hooks.check([Hook("post-fork", "exec", "true")])
-
-
 def test_signals_of_the_recipe() -> None:
     found = [
         Hook("master-start", "unix_signal", "2 gracefully_kill_them_all"),
