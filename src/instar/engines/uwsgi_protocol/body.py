@@ -21,9 +21,10 @@ _DRAIN_LIMIT = 30.0
 class Body(io.RawIOBase):
     """Reads exactly the body; the peer's end of file before that is an error, not the end of the body."""
 
-    def __init__(self, sock: socket.socket, rest: bytes, length: int) -> None:
+    def __init__(self, sock: socket.socket, rest: bytes, length: int, timeout: float) -> None:
         super().__init__()
         self._sock = sock
+        self._timeout = timeout
         self._rest = memoryview(rest)[:length]
         self.left = length
 
@@ -32,7 +33,7 @@ class Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        """Raises PeerLostError when the peer goes away, or sends nothing for the socket's timeout."""
+        """Raises PeerLostError when the peer goes away, or sends nothing for `timeout` seconds."""
         target = memoryview(buffer).cast("B")
         if not self.left or not len(target):
             return 0
@@ -46,6 +47,7 @@ class Body(io.RawIOBase):
 
     def _receive(self, target: memoryview) -> int:
         try:
+            self._sock.settimeout(self._timeout)
             count = self._sock.recv_into(target)
         except OSError as error:
             raise PeerLostError(f"cannot read the request's body: {error}") from error
@@ -53,7 +55,7 @@ class Body(io.RawIOBase):
             raise PeerLostError("cannot read the request's body: the peer closed the connection in the middle of it")
         return count
 
-    def drain(self, timeout: float) -> None:
+    def drain(self) -> None:
         """Read what the application left.
 
         Bytes that nobody reads make the kernel answer with RST when the socket is closed, and the peer then loses
@@ -69,7 +71,7 @@ class Body(io.RawIOBase):
             # The peer may already have all that it wants, and close instead of sending the rest.
             self._sock.shutdown(socket.SHUT_WR)
             while self.left > 0 and (patience := end - time.monotonic()) > 0:
-                self._sock.settimeout(min(timeout, patience))
+                self._sock.settimeout(min(self._timeout, patience))
                 count = self._sock.recv_into(scratch, min(_BUFFER, self.left))
                 if not count:
                     return

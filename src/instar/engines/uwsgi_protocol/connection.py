@@ -49,12 +49,11 @@ class Requests:
         """Serve one connection; the caller closes it. Raises nothing but what ends the process."""
         try:
             head = read_head(sock, limit=self.limits.buffer_size, timeout=self.limits.timeout)
-            sock.settimeout(self.limits.timeout)
             self._dispatch(sock, head)
         except RefusedError as refused:
             say(f"refused a request: {refused}")
             with contextlib.suppress(OSError):
-                Response(sock, "").fail(refused.status)
+                Response(sock, "", self.limits.timeout).fail(refused.status)
         except (GoneError, OSError):
             # Its client gave up, or a load balancer looked whether anybody listens.
             pass
@@ -68,11 +67,11 @@ class Requests:
             self._request(sock, head)
 
     def _request(self, sock: socket.socket, head: Head) -> None:
-        body = Body(sock, head.rest, content_length(head.variables))
+        body = Body(sock, head.rest, content_length(head.variables), self.limits.timeout)
         env = environ.build(head, as_input(body), multithread=self.multithread, multiprocess=self.multiprocess)
-        response = Response(sock, env["REQUEST_METHOD"])
+        response = Response(sock, env["REQUEST_METHOD"], self.limits.timeout)
         if self._run(sock, env, response):
-            body.drain(self.limits.timeout)
+            body.drain()
 
     def _run(self, sock: socket.socket, env: dict[str, Any], response: Response) -> bool:
         """Whether the peer got a whole response."""

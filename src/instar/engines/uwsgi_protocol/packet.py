@@ -93,6 +93,15 @@ def parse(block: bytes) -> dict[str, str]:
 
 
 def _receive(sock: socket.socket, data: bytes, wanted: int, end: float) -> bytes:
+    if not data:
+        # Most heads have arrived whole by now: one system call instead of the four that a time limit takes.
+        try:
+            data = sock.recv(_FIRST_READ, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass
+        else:
+            if not data:
+                raise GoneError
     while len(data) < wanted:
         left = end - time.monotonic()
         if left <= 0:

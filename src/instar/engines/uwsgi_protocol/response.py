@@ -23,10 +23,11 @@ _BODILESS = ("204", "304")
 
 
 class Response:
-    """One response on one connection."""
+    """One response on one connection. `timeout`: seconds that the peer may read nothing for."""
 
-    def __init__(self, sock: socket.socket, method: str) -> None:
+    def __init__(self, sock: socket.socket, method: str, timeout: float) -> None:
         self._sock = sock
+        self._timeout = timeout
         self._head_only = method == "HEAD"
         self._status = ""
         self._headers: Headers = []
@@ -106,13 +107,23 @@ class Response:
         return "\r\n".join(lines).encode("latin-1")
 
     def _send(self, data: bytes) -> None:
-        # `sendall` has one time limit for all of it; here each step of the peer starts it anew.
         try:
-            sent = self._sock.send(data)
-            if sent < len(data):
-                with memoryview(data) as view:
-                    while sent < len(data):
-                        sent += self._sock.send(view[sent:])
+            # Most responses fit into the socket's buffer: no need to make it one with a time limit.
+            sent = self._sock.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise PeerLostError(f"cannot send the response: {error}") from error
+        if sent < len(data):
+            self._send_rest(data, sent)
+
+    def _send_rest(self, data: bytes, sent: int) -> None:
+        # Not `sendall`, which has one time limit for all: each step that the peer makes starts it anew.
+        try:
+            self._sock.settimeout(self._timeout)
+            with memoryview(data) as view:
+                while sent < len(data):
+                    sent += self._sock.send(view[sent:])
         except OSError as error:
             raise PeerLostError(f"cannot send the response: {error}") from error
 
@@ -127,6 +138,7 @@ class Response:
         declared = self._declared()
         self.finish()
         try:
+            self._sock.settimeout(self._timeout)
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
                 self._sock.sendfile(file, offset, declared)
         except OSError as error:
