@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,11 +44,19 @@ def wait_answer(run: EmperorRun, version: str) -> None:
 def test_life_of_a_vassal(emperor: EmperorRun) -> None:
     # Its name comes first, so it would be started before the pool if nobody looked.
     real(emperor).zergling("app.yml")
-    emperor.start("--emperor-wrapper", str(UWSGI))
+    hook = emperor.folder / "hook"
+    hook.write_text('#!/bin/sh\necho "$1 in $UWSGI_VASSALS_DIR" >> ../hooked\n')
+    hook.chmod(0o755)
+    stats = emperor.folder / "stats.sock"
+    emperor.start("--emperor-wrapper", str(UWSGI), "--vassals-start-hook", str(hook), "--emperor-stats", str(stats))
     first = emperor.wait_state("app.yml", "serving")
     assert (first["kind"], first["restarts"], first["failures"]) == ("uwsgi", 0, 0)
     wait_answer(emperor, "one")
     wait_for("loyal after its first answer", lambda: emperor.status()["app.yml"]["loyal"])
+
+    assert f"pool.yml in {emperor.vassals}" in (emperor.folder / "hooked").read_text()
+    told = {item["id"]: item for item in read_stats(stats)["vassals"]}
+    assert {(item["pid"], item["loyal"], item["accepting"]) for item in [told["app.yml"]]} == {(first["pid"], 1, 1)}
 
     # It is there again when it dies.
     os.kill(first["pid"], 9)
@@ -69,6 +79,12 @@ def test_life_of_a_vassal(emperor: EmperorRun) -> None:
     emperor.wait_state("other.ini.yaml", "serving")
     assert emperor.stop() == 0
     assert not emperor.left()
+
+
+def read_stats(path: Path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+        return json.loads(b"".join(iter(lambda: sock.recv(65536), b"")))
 
 
 def test_failures_are_throttled_and_a_touch_tries_at_once(emperor: EmperorRun) -> None:

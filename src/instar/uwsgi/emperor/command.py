@@ -14,10 +14,13 @@ from instar.supervisor.logstore import LogStore
 from instar.supervisor.outlets import formatter, stream_outlet
 from instar.supervisor.output import OutputFollower
 from instar.system import System
+from instar.system.notify import Notifier
 from instar.uwsgi.emperor.control import EmperorControl
-from instar.uwsgi.emperor.emperor import Emperor, wrapper_is_uwsgi
+from instar.uwsgi.emperor.emperor import Emperor
 from instar.uwsgi.emperor.settings import EmperorSettings
 from instar.uwsgi.emperor.statedir import create
+from instar.uwsgi.emperor.stats import EmperorStats
+from instar.uwsgi.emperor.wrapper import wrapper_is_uwsgi
 
 
 def run(options: UwsgiConfig | EmperorSettings) -> int:
@@ -27,6 +30,8 @@ def run(options: UwsgiConfig | EmperorSettings) -> int:
 
 
 async def _serve(settings: EmperorSettings) -> int:
+    # Ours, not the vassals'.
+    notifier = Notifier.from_environment()
     state = create(settings.directory)
     state.lock()
     log = LogStore(state.log)
@@ -36,18 +41,28 @@ async def _serve(settings: EmperorSettings) -> int:
     try:
         with _pidfile(settings):
             is_uwsgi = await wrapper_is_uwsgi(settings.wrapper)
-            emperor = Emperor(settings, state, System(), log, collect=follower.catch_up, wrapper_is_uwsgi=is_uwsgi)
+            emperor = Emperor(
+                settings, state, System(), log, collect=follower.catch_up, wrapper_is_uwsgi=is_uwsgi, notifier=notifier
+            )
             log.write(f"the Emperor runs {settings.directory}")
-            control = EmperorControl(emperor)
-            await control.start()
-            try:
-                return await emperor.serve()
-            finally:
-                await control.stop()
+            return await _answering(emperor)
     finally:
         follow.cancel()
         follower.close(final=True)
         log.close()
+
+
+async def _answering(emperor: Emperor) -> int:
+    """Its life, with its sockets open."""
+    async with contextlib.AsyncExitStack() as stack:
+        control = EmperorControl(emperor)
+        await control.start()
+        stack.push_async_callback(control.stop)
+        if emperor.settings.stats:
+            stats = EmperorStats(emperor, emperor.settings.stats)
+            await stats.start()
+            stack.push_async_callback(stats.stop)
+        return await emperor.serve()
 
 
 @contextlib.contextmanager

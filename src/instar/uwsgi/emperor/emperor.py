@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
 
-from instar.errors import BusyError, ConfigError, ExitCode, InstarError
+from instar.errors import BusyError, ConfigError, ExitCode
 from instar.supervisor.changes import Changes
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.report import Report
 from instar.supervisor.statedir import StateDir
 from instar.supervisor.tasks import Tasks
 from instar.system import System
-from instar.system.notify import Notice
+from instar.system.notify import Notice, Notifier
 from instar.uwsgi.emperor.fdstore import FdStore
 from instar.uwsgi.emperor.inheritance import Inheritance
 from instar.uwsgi.emperor.notices import Notices
@@ -27,7 +26,8 @@ from instar.uwsgi.emperor.safe import Safe
 from instar.uwsgi.emperor.scan import Found, scan
 from instar.uwsgi.emperor.settings import EmperorSettings
 from instar.uwsgi.emperor.statedir import output_folder
-from instar.uwsgi.emperor.vassal import Surroundings, Vassal
+from instar.uwsgi.emperor.surroundings import Surroundings
+from instar.uwsgi.emperor.vassal import Vassal
 from instar.uwsgi.emperor.vassal_file import VassalFile, understand
 
 #: An editor that replaces a file takes it away for a moment (seconds).
@@ -48,8 +48,11 @@ class Emperor:
         *,
         collect: Callable[[], None],
         wrapper_is_uwsgi: bool,
+        notifier: Notifier | None = None,
     ) -> None:
-        """`collect`: take in what the vassals have written so far. Raises OSError."""
+        """`collect`: take in what the vassals have written so far. `notifier`: the service manager. Raises OSError."""
+        self._notifier = notifier
+        self._told = ""
         self._collect = collect
         self.settings = settings
         self.state = state
@@ -105,6 +108,7 @@ class Emperor:
         while not self.stopping:
             if await self._scan():
                 await self._settle_inheritance()
+                self._tell_manager()
             for vassal in self.vassals.values():
                 vassal.check_heartbeat()
             with contextlib.suppress(TimeoutError):
@@ -112,6 +116,14 @@ class Emperor:
             self._wake.clear()
         await self._shut_down()
         return ExitCode.DONE
+
+    def _tell_manager(self) -> None:
+        """Ready as soon as every vassal has been looked at: one that fails must not hold the others up."""
+        running = sum(vassal.running for vassal in self.vassals.values())
+        text = f"{running} of {len(self.vassals)} vassals run"
+        if self._notifier is not None and text != self._told:
+            self._told = text
+            self._notifier.ready(text)
 
     def stop(self, *, now: bool = False) -> None:
         """Begin to stop; a second call kills what is left."""
@@ -285,6 +297,8 @@ class Emperor:
     async def _shut_down(self) -> None:
         """Zerglings before their pools: clients wait in the pool's queue to the last."""
         self.log.write("the Emperor stops its vassals")
+        if self._notifier is not None:
+            self._notifier.stopping()
         graceful = False if self._now else None
         pools = [vassal for vassal in self.vassals.values() if vassal.file.pools]
         others = [vassal for vassal in self.vassals.values() if not vassal.file.pools]
@@ -295,25 +309,3 @@ class Emperor:
         self._notices.close()
         self.store.close()
         self._safe.close()
-
-
-async def wrapper_is_uwsgi(wrapper: str) -> bool:
-    """Whether a wrapper is the real uWSGI, by what it answers to --version. Raises InstarError when it can't be run."""
-    if not wrapper:
-        return False
-    if shutil.which(wrapper) is None:
-        raise InstarError(f"cannot use emperor-wrapper {wrapper}: there is no such program")
-    process = await asyncio.create_subprocess_exec(
-        wrapper,
-        "--version",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), 20.0)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise InstarError(f"cannot use emperor-wrapper {wrapper}: it doesn't answer to --version") from None
-    return b"instar" not in output

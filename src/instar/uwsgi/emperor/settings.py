@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 from instar.config.formats.uwsgi import Option, UwsgiConfig
@@ -52,6 +53,10 @@ class EmperorSettings:
     nofollow: bool = False
     extra_extensions: tuple[str, ...] = ()
     pidfile: Path | None = None
+    #: Address of the stats server.
+    stats: str = ""
+    start_hook: str = ""
+    stop_hook: str = ""
     #: Arguments before and after `--yaml NAME`.
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
@@ -60,10 +65,10 @@ class EmperorSettings:
     def of(cls, options: UwsgiConfig, cwd: Path | None = None) -> EmperorSettings:
         """Read the option list. Raises ConfigError."""
         _refuse(options)
-        wrapper, pidfile = options.last("emperor-wrapper"), options.last("emperor-pidfile")
+        pidfile = _text(options, "emperor-pidfile")
         return cls(
             directory=_directory(options, cwd or Path.cwd()),
-            wrapper=wrapper.value if wrapper else "",
+            wrapper=_wrapper(options),
             freq=max(0.1, _number(options, "emperor-freq", 3.0)),
             throttle=_number(options, "emperor-throttle", 1000.0) / 1000,
             max_throttle=_number(options, "emperor-max-throttle", 180_000.0) / 1000,
@@ -74,7 +79,10 @@ class EmperorSettings:
             no_blacklist=options.flag("emperor-no-blacklist"),
             nofollow=options.flag("emperor-nofollow"),
             extra_extensions=tuple(item.value for item in options.all("emperor-extra-extension", "emperor-extra-ext")),
-            pidfile=Path(pidfile.value) if pidfile else None,
+            pidfile=Path(pidfile) if pidfile else None,
+            stats=_text(options, "emperor-stats", "emperor-stats-server"),
+            start_hook=_text(options, "vassals-start-hook"),
+            stop_hook=_text(options, "vassals-stop-hook"),
             before=_arguments(options, {"vassals-inherit-before": "--inherit", "vassals-include-before": "--include"})
             + _arguments(options, {"vassals-set": "--set", "vassal-set": "--set"}),
             after=_arguments(options, {"vassals-inherit": "--inherit", "vassals-include": "--include"}),
@@ -99,6 +107,22 @@ def _refuse(options: UwsgiConfig) -> None:
     for key, instead in _REFUSED.items():
         if options.flag(key) if key == "emperor-tyrant" else options.has(key):
             raise ConfigError(f"cannot run the Emperor with {key}: instar doesn't have it; {instead}")
+
+
+def _text(options: UwsgiConfig, *keys: str) -> str:
+    option = options.last(*keys)
+    return option.value if option else ""
+
+
+def _wrapper(options: UwsgiConfig) -> str:
+    """The first program that is there of `-override`, the wrapper itself, and `-fallback`."""
+    override = [item.value for item in options.all("emperor-wrapper-override")]
+    fallback = [item.value for item in options.all("emperor-wrapper-fallback")]
+    wrapper = _text(options, "emperor-wrapper")
+    if not wrapper and not override:
+        return ""
+    candidates = [*override, *([wrapper] if wrapper else []), *fallback]
+    return next((item for item in candidates if shutil.which(item)), wrapper or override[0])
 
 
 def _number(options: UwsgiConfig, key: str, default: float) -> float:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import enum
-import os
-import re
 import signal
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from instar.errors import InstarError
 from instar.supervisor.changes import Changes
 from instar.supervisor.tasks import Tasks
-from instar.system import System
-from instar.uwsgi.emperor import dance, supervised
+from instar.uwsgi.emperor import dance, hooks, supervised
 from instar.uwsgi.emperor.backstage import Backstage
-from instar.uwsgi.emperor.environment import environment
-from instar.uwsgi.emperor.fdstore import FdStore, Stored
+from instar.uwsgi.emperor.fdstore import Stored
 from instar.uwsgi.emperor.link import Order
-from instar.uwsgi.emperor.process import VassalProcess, start
-from instar.uwsgi.emperor.roll import Roll
-from instar.uwsgi.emperor.safe import Safe
-from instar.uwsgi.emperor.settings import EmperorSettings
+from instar.uwsgi.emperor.process import VassalProcess
+from instar.uwsgi.emperor.surroundings import Surroundings
 from instar.uwsgi.emperor.throttle import Throttle
 from instar.uwsgi.emperor.vassal_file import Kind, VassalFile
 
@@ -35,7 +27,6 @@ HEALTHY_AFTER = 10.0
 _PAUSE = 0.1
 #: Between two questions to a vassal's supervisor that boots (seconds).
 _ASK_EVERY = 0.5
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 
 
 class State(enum.StrEnum):
@@ -52,27 +43,6 @@ class State(enum.StrEnum):
     STOPPING = "stopping"
     #: By command, until it is restarted or its file is touched.
     STOPPED = "stopped"
-
-
-@dataclasses.dataclass(frozen=True)
-class Surroundings:
-    """What all vassals of an Emperor share."""
-
-    settings: EmperorSettings
-    #: The Emperor's state directory.
-    root: Path
-    output: Path
-    system: System
-    changes: Changes
-    tasks: Tasks
-    store: FdStore
-    roll: Roll
-    safe: Safe
-    log: Callable[[str], None]
-    #: Address for NOTIFY_SOCKET.
-    notify: str
-    #: Handle notices that have come in.
-    catch_up: Callable[[], None]
 
 
 class Vassal:
@@ -172,7 +142,7 @@ class Vassal:
         """Go on with what an earlier Emperor started."""
         for item in (process, standin):
             if item is not None:
-                self._register(item, standin=item is standin)
+                self._around.register(self.file, item, standin=item is standin)
                 self.log(f"vassal {self.name} is taken over (pid {item.pid})")
         self.process, self.standin = process, standin
         self.begin()
@@ -231,7 +201,7 @@ class Vassal:
     def start_standin(self, argv: Sequence[str]) -> VassalProcess:
         """Start a process that serves beside the main one. Raises InstarError."""
         try:
-            self.standin = self._spawn(argv, f"{self.name}.restarter")
+            self.standin = self._around.spawn(self.file, argv, standin=True)
         except OSError as error:
             raise InstarError(f"cannot start {argv[0]}: {error.strerror}") from error
         self.log(f"restarter of vassal {self.name} started (pid {self.standin.pid})")
@@ -279,7 +249,7 @@ class Vassal:
 
     async def _run_once(self) -> None:
         """From its start, or from where an earlier Emperor left it, to its end."""
-        process = self.process if self.process is not None and self.process.alive else self._start()
+        process = self.process if self.process is not None and self.process.alive else await self._start()
         if process is None:
             return
         self.process, self.note = process, ""
@@ -287,6 +257,7 @@ class Vassal:
             self.tasks.spawn(self._ask(process), f"ask {self.name}")
         began = self._around.system.monotonic()
         await process.wait()
+        await hooks.run(self._around.settings.stop_hook, self.name, self._around.settings, self.log)
         healthy = process.loyal or process.stopping or self._around.system.monotonic() - began >= HEALTHY_AFTER
         if not self._wanted:
             self.log(f"vassal {self.name} {process.end_in_words}")
@@ -314,54 +285,20 @@ class Vassal:
         self.note = f"it {why}; the next try is in {pause:.3g} s" if pause else f"it {why}"
         self._around.log(f"vassal {self.name} {why}; it starts again in {pause:.3g} s")
 
-    def _start(self) -> VassalProcess | None:
+    async def _start(self) -> VassalProcess | None:
         """None: it can't be started; that counts as a failure."""
+        settings = self._around.settings
+        await hooks.run(settings.start_hook, self.name, settings, self.log)
+        if not self._wanted:
+            return None
         self.last_run = self._around.system.time()
         self.first_run = self.first_run or self.last_run
         try:
             extra = dance.arguments(self.file, self.backstage) if dance.dances(self.file) else ()
-            process = self._spawn((*self.file.argv, *extra), self.name)
+            process = self._around.spawn(self.file, (*self.file.argv, *extra))
         except (InstarError, OSError) as error:
             why = f"{self.file.argv[0]}: {error.strerror}" if isinstance(error, OSError) else str(error)
             self._failed(f"cannot be started: {why}")
             return None
         self.log(f"vassal {self.name} started (pid {process.pid})")
         return process
-
-    def _spawn(self, argv: Sequence[str], role: str) -> VassalProcess:
-        around = self._around
-        around.catch_up()
-        fd = around.system.open_append(around.output / f"{_plain(role)}.out")
-        try:
-            process = start(
-                argv,
-                env=environment(os.environ, self.file, around.notify),
-                cwd=str(around.settings.directory),
-                output=fd,
-                linked=self.file.kind is not Kind.NATIVE,
-                stored=around.store.of(self.name),
-                system=around.system,
-                changes=around.changes,
-            )
-        finally:
-            os.close(fd)
-        self._register(process, standin=role != self.name)
-        return process
-
-    def _register(self, process: VassalProcess, *, standin: bool) -> None:
-        """So that the next Emperor finds it, if this one dies."""
-        around, key = self._around, f"link:{process.pid}"
-        around.roll.enter(self.name, process.pid, self.file.found.stamp, process.began, standin=standin)
-        if process.link is not None:
-            around.safe.put(key, process.link.socket.fileno())
-
-        def end() -> None:
-            around.roll.strike(process.pid)
-            around.safe.take(key)
-
-        process.on_end = end
-
-
-def _plain(name: str) -> str:
-    """A name that the follower of the output takes."""
-    return "v" + re.sub(r"[^A-Za-z0-9._-]", "_", name)[:90] if not _PLAIN.match(name) else name
