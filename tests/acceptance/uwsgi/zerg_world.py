@@ -156,7 +156,7 @@ class ZergWorld:
             argv, fds = self.keeper.command(argv)
             env = {"NOTIFY_SOCKET": str(self.keeper.path)}
         self._pools += 1
-        pool = self._start("pool", argv, env, fds, state=self.folder / f"state-{self._pools}")
+        pool = self.start("pool", argv, env, fds, state=self.folder / f"state-{self._pools}")
         if ready:
             wait_for("the pool serves", pool.serves, 30)
         return pool
@@ -164,7 +164,7 @@ class ZergWorld:
     def real_pool(self) -> Started:
         uwsgi = real_uwsgi()
         assert uwsgi
-        pool = self._start("real-pool", [uwsgi, *self.pool_arguments])
+        pool = self.start("real-pool", [uwsgi, *self.pool_arguments])
         wait_for("the real pool listens", lambda: "zergpool" in pool.text() and self.pool_path.exists(), 20)
         return pool
 
@@ -188,13 +188,13 @@ class ZergWorld:
             *more,
         ]
         state = release / "state" if kind == "ours" else None
-        started = self._start(word, argv, {"TEST_GATES": str(self.gates)}, fifo=fifo, state=state)
+        started = self.start(word, argv, {"TEST_GATES": str(self.gates)}, fifo=fifo, state=state)
         if ready:
             serves = started.serves if kind == "ours" else lambda: "spawned uWSGI worker 2" in started.text()
             wait_for(f"{word} serves", serves, 40)
         return started
 
-    def _start(
+    def start(
         self,
         name: str,
         argv: Sequence[str],
