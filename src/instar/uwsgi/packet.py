@@ -39,7 +39,7 @@ def request_variables(
     found = [
         (b"REQUEST_METHOD", method.encode()),
         (b"REQUEST_URI", raw),
-        (b"PATH_INFO", unquote_to_bytes(_without_host(path))),
+        (b"PATH_INFO", _decoded(_without_host(path))),
         (b"QUERY_STRING", query),
         (b"SERVER_PROTOCOL", b"HTTP/%d.%d" % version),
         (b"SCRIPT_NAME", b""),
@@ -88,3 +88,22 @@ def _without_host(path: bytes) -> bytes:
         if path.lower().startswith(scheme):
             return b"/" + path[len(scheme) :].partition(b"/")[2]
     return path
+
+
+def _decoded(path: bytes) -> bytes:
+    """The path decoded, and without `.` and `..`, as uWSGI's router gives it (core/utils.c, http_url_decode).
+
+    What is encoded is no dot segment, but a slash that was encoded ends the segment that `..` takes away.
+    """
+    if b"/." not in path:
+        return unquote_to_bytes(path)
+    first, *segments = path.split(b"/")
+    found = bytearray(unquote_to_bytes(first))
+    for number, segment in enumerate(segments):
+        if segment == b"..":
+            del found[max(0, found.rfind(b"/")) :]
+        if segment not in (b".", b".."):
+            found += b"/" + unquote_to_bytes(segment)
+        elif number == len(segments) - 1:
+            found += b"/"
+    return bytes(found)
