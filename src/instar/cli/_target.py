@@ -6,6 +6,7 @@ must not keep `instar stop` from stopping.
 
 from __future__ import annotations
 
+import glob
 import os
 import tomllib
 from pathlib import Path
@@ -26,7 +27,19 @@ def find_state(config: Path | None, name: str | None, state_dir: Path | None) ->
     """The state directory: as told, else as the name says."""
     if state_dir is not None:
         return state_dir.absolute()
-    return state_of(name or name_in(config))
+    return _occupied(state_of(name or name_in(config)))
+
+
+def _occupied(root: Path) -> Path:
+    """The directory, or the one beside it (`NAME.2` …) where a supervisor of that name is: zerglings of one file."""
+    if not _has_socket(root) and root.parent.is_dir():
+        beside = [path for path in root.parent.glob(f"{glob.escape(root.name)}.[0-9]*") if _has_socket(path)]
+        return min(beside, default=root)
+    return root
+
+
+def _has_socket(root: Path) -> bool:
+    return (root / "control/control.sock").exists()
 
 
 def state_of(name: str) -> Path:

@@ -191,6 +191,8 @@ class ApplicationInstance:
                     await around.run("master-start", "post-app", "post-fork", "accepting", "accepting-once")
                     await around.run("accepting1", "accepting1-once")
                 else:
+                    if around.notifier:
+                        around.notifier.status(f"generation {generation} serves")
                     await around.run("post-app", "post-fork", "accepting", "accepting1")
             except HookError as error:
                 if first and self._supervisor:
