@@ -74,6 +74,9 @@ class Calls:
                 answer = error
             self._inbox.put((assignment.key, what, answer))
 
+        if what == "start" and member.runner.prompt:
+            ask()
+            return
         try:
             member.threads.submit(ask)
         except RuntimeError:

@@ -159,6 +159,8 @@ class Runner(abc.ABC):
     runs_commands: ClassVar[bool] = True
     #: Understands `Assignment.target`.
     runs_callables: ClassVar[bool] = False
+    #: `start` returns at once, so that the manager need not call it from another thread.
+    prompt: ClassVar[bool] = False
     #: How many threads may wait in its methods at a time.
     threads: ClassVar[int] = 1
 

@@ -45,6 +45,7 @@ class ThreadRunner(Runner):
     """
 
     durable = False
+    prompt = True
     runs_commands = False
     runs_callables = True
 

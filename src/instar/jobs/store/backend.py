@@ -59,6 +59,14 @@ class Backend(abc.ABC):
         """Begin a transaction that writes."""
 
     @abc.abstractmethod
+    def commit(self, connection: Any) -> None:
+        """End it, so that it has happened."""
+
+    def together(self, connection: Any) -> contextlib.AbstractContextManager[Any]:
+        """While it is open, statements whose rows nobody reads need not be waited for."""
+        return contextlib.nullcontext()
+
+    @abc.abstractmethod
     def guard_schema(self, connection: Any) -> None:
         """Within a transaction: wait until nobody else changes the tables."""
 
@@ -147,18 +155,14 @@ class Connections:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Begin, then commit; roll back if the block raises. Raises StoreError."""
-        with self._borrowed() as connection:
+        # What fails is rolled back as its connection is closed.
+        with self._borrowed() as connection, self.backend.together(connection):
             transaction = Transaction(self.backend, connection)
             self.backend.begin(connection)
-            try:
-                yield transaction
-                if transaction.rung:
-                    self.backend.ring(connection, transaction.rung)
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    connection.rollback()
-                raise
-            connection.commit()
+            yield transaction
+            if transaction.rung:
+                self.backend.ring(connection, transaction.rung)
+            self.backend.commit(connection)
         if transaction.rung:
             self.backend.after_commit(transaction.rung)
 

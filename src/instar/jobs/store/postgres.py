@@ -52,6 +52,11 @@ def _translated(sql: str) -> str:
     return _NAME.sub(r"%(\1)s", sql)
 
 
+@functools.lru_cache(maxsize=256)
+def _gives_rows(sql: str) -> bool:
+    return sql.lstrip().startswith("SELECT") or "RETURNING" in sql
+
+
 class PostgreSQL(Backend):
     """Statements of several handlers run side by side; row locks keep them apart."""
 
@@ -86,11 +91,12 @@ class PostgreSQL(Backend):
     def execute(self, connection: Any, sql: str, values: Values) -> Rows:
         """See Backend."""
         cursor = connection.execute(_translated(sql), values)
-        return cursor.fetchall() if cursor.description else []
+        # In a pipeline it is not known yet whether there are rows, and asking for them would wait.
+        return cursor.fetchall() if _gives_rows(sql) else []
 
     def each(self, connection: Any, sql: str, values: Sequence[Values]) -> list[Rows]:
         """See Backend. All of them are sent before the first answer is read."""
-        returning = "RETURNING" in sql
+        returning = _gives_rows(sql)
         with connection.cursor() as cursor:
             cursor.executemany(_translated(sql), values, returning=returning)
             if not returning:
@@ -103,6 +109,18 @@ class PostgreSQL(Backend):
     def begin(self, connection: Any) -> None:
         """See Backend. In READ COMMITTED each statement sees what was committed before it, as the fence needs it."""
         connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+
+    def commit(self, connection: Any) -> None:
+        """See Backend."""
+        # Not connection.commit(): in a pipeline it doesn't know yet that a transaction has begun.
+        connection.execute("COMMIT")
+
+    def together(self, connection: Any) -> contextlib.AbstractContextManager[Any]:
+        """A pipeline, which saves a wait for each statement whose rows aren't read (needs libpq 14)."""
+        if self._psycopg.Pipeline.is_supported():
+            pipeline: contextlib.AbstractContextManager[Any] = connection.pipeline()
+            return pipeline
+        return contextlib.nullcontext()
 
     def guard_schema(self, connection: Any) -> None:
         """See Backend."""

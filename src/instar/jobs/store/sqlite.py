@@ -80,6 +80,10 @@ class SQLite(Backend):
         """See Backend."""
         connection.execute("BEGIN IMMEDIATE")
 
+    def commit(self, connection: sqlite3.Connection) -> None:
+        """See Backend."""
+        connection.execute("COMMIT")
+
     def guard_schema(self, connection: sqlite3.Connection) -> None:
         """There is one writer anyway."""
 

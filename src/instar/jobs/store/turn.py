@@ -107,12 +107,13 @@ class Turn:
 
     def claim(self, wanted: Wanted) -> list[Claim]:
         """Take waiting jobs. Each has a new attempt, which must be seen through: it is written down from here on."""
-        if wanted.route:
+        several, unrouted = self._survey()
+        if wanted.route and unrouted:
             self._route(wanted, wanted.route)
         if wanted.user_limit or any(place.limit or place.user_limit for place in wanted.places.values()):
             # What is counted must not change before we have added to it.
             self._do.backend.guard_limits(self._do.connection)
-        fair = bool(wanted.user_limit) or self._several_users()
+        fair = bool(wanted.user_limit) or several
         left, rooms = wanted.grab or sys.maxsize, dict(wanted.rooms)
         rows: list[tuple[Any, ...]] = []
         for destination, place in wanted.places.items():
@@ -156,10 +157,12 @@ class Turn:
         )
         return int(row[0]) if row else 0
 
-    def _several_users(self) -> bool:
+    def _survey(self) -> tuple[bool, bool]:
+        """Whether jobs of several users wait, and whether some wait without a destination."""
         first = "(SELECT user_name FROM instar_job WHERE state = 'new' ORDER BY user_name{} LIMIT 1)"
-        row = self._do.one(f"SELECT {first.format('')} <> {first.format(' DESC')}")
-        return bool(row and row[0])
+        unrouted = "EXISTS (SELECT 1 FROM instar_job WHERE state = 'new' AND destination IS NULL)"
+        row = self._do.one(f"SELECT {first.format('')} <> {first.format(' DESC')}, {unrouted}")
+        return (bool(row[0]), bool(row[1])) if row else (False, False)
 
     def _route(self, wanted: Wanted, route: Callable[[Submission], Submission]) -> None:
         where, values = eligible(self._name, wanted, "destination IS NULL")
