@@ -13,7 +13,7 @@ from instar.cli._findings import Finding, error, ok, warning
 from instar.config import Config, expand_command, read_env_file
 from instar.config.hook import Hook
 from instar.errors import ConfigError
-from instar.supervisor.plan import Credentials
+from instar.supervisor.plan import Credentials, socket_owner
 
 
 def check_files(config: Config) -> Iterator[Finding]:
@@ -22,6 +22,7 @@ def check_files(config: Config) -> Iterator[Finding]:
     yield from _env_file(config)
     yield from _tls(config)
     yield from _user(config)
+    yield from _socket_owner(config)
     yield from _scripts(config)
     yield from _log(config)
     yield _state(config.state_dir())
@@ -104,6 +105,20 @@ def _user(config: Config) -> Iterator[Finding]:
             yield ok("[app] user", ":".join(filter(None, (config.app.user, config.app.group))))
     elif os.geteuid() == 0:
         yield warning("[app] user", "the application would run as root; name a user for it")
+
+
+def _socket_owner(config: Config) -> Iterator[Finding]:
+    try:
+        owner = socket_owner(config)
+    except ConfigError as problem:
+        yield error("[web] socket_owner", str(problem))
+        return
+    if owner is None:
+        return
+    if os.geteuid() and owner[0] not in (-1, os.geteuid()):
+        yield error("[web] socket_owner", "only root can give sockets to another user")
+    else:
+        yield ok("[web] socket_owner", config.web.socket_owner)
 
 
 def _scripts(config: Config) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from instar.config.types import (
     Size,
     Switch,
     Text,
+    quoted,
 )
 from instar.config.uwsgi import Uwsgi
 
@@ -49,6 +51,18 @@ def _http(value: object) -> object:
     return str(value) if value in (1, 2) and not isinstance(value, bool) else value
 
 
+def _socket_mode(text: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise ValueError(f'must be a mode such as "660", not {quoted(text)}')
+    return text
+
+
+def _socket_owner(text: str) -> str:
+    if text and not re.fullmatch(r"[^:\s]*(:[^:\s]+)?", text):
+        raise ValueError(f'must be "user", "user:group" or ":group", not {quoted(text)}')
+    return text
+
+
 def _root_path(text: str) -> str:
     if text and not text.startswith("/"):
         raise ValueError('must be empty or begin with "/"')
@@ -65,6 +79,16 @@ class Web(Table):
         "Addresses are added and removed by a restart.",
         unit="list of addresses",
         example=["0.0.0.0:8000", "unix:/run/mysite/web.sock"],
+    )
+    socket_mode: Annotated[Text, AfterValidator(_socket_mode)] = setting(
+        "660", "Permissions of UNIX sockets, in octal: who may write may connect.", unit="mode", example="666"
+    )
+    socket_owner: Annotated[Text, AfterValidator(_socket_owner)] = setting(
+        "",
+        "User and group that UNIX sockets belong to; names or numbers. Empty: those of instar. Only root can give "
+        "them to another user.",
+        unit="user:group",
+        example="www-data:www-data",
     )
     workers: Count = setting(0, "Worker processes. 0: one for each CPU that we may use.", unit="count")
     threads: Count = setting(

@@ -15,7 +15,7 @@ from instar.listeners import AddressLock, open_listener
 from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
 from instar.listeners.systemd import is_bound_to
 from instar.runtime.spec import ListenerSpec
-from instar.supervisor.plan import Plan, socket_capacity
+from instar.supervisor.plan import Plan, socket_capacity, socket_owner
 
 #: The mode asked of a TCP listener by `[web] steering`; None: what the kernel can.
 _MODES = {"auto": None, "steered": Mode.STEERED, "shared": Mode.SHARED}
@@ -78,6 +78,8 @@ class Frontend:
             backlog=config.web.backlog,
             mode=Mode.SHARED if pooled else None if address.kind == "unix" else _MODES[config.web.steering],
             inherited=self.inherited,
+            unix_permissions=int(config.web.socket_mode, 8),
+            unix_owner=socket_owner(config),
         )
 
     def _refuse_other_protocol(self, bind: str, address: Address) -> None:

@@ -55,6 +55,20 @@ class Credentials:
         return cls(uid, gid, groups)
 
 
+def socket_owner(config: Config) -> tuple[int, int] | None:
+    """uid and gid that UNIX sockets get (-1: as they are); None: nobody asked. Raises ConfigError for unknown ones."""
+    user, _, group = config.web.socket_owner.partition(":")
+    try:
+        uid = (int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid) if user else -1
+        gid = (int(group) if group.isdigit() else grp.getgrnam(group).gr_gid) if group else -1
+    except KeyError:
+        name = config.web.socket_owner
+        raise ConfigError(
+            f"cannot give sockets to {name}: there is no such user or group; see [web] socket_owner"
+        ) from None
+    return None if (uid, gid) == (-1, -1) else (uid, gid)
+
+
 def _user(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)

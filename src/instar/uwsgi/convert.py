@@ -13,7 +13,7 @@ from instar.config.loading import checked
 from instar.config.model import Config
 from instar.config.table import Table
 from instar.errors import ConfigError
-from instar.uwsgi import settings
+from instar.uwsgi import loading, settings
 from instar.uwsgi.explain import Explanation, explain
 from instar.uwsgi.loading import MODULE
 from instar.uwsgi.model import Application, Mule
@@ -37,8 +37,6 @@ _NEEDLESS = {
     "die-on-term": "SIGTERM always stops",
     "exit-on-reload": "SIGTERM always stops",
     "need-app": "not needed: a release that does not load never replaces one that works",
-    "chmod-socket": "give the folder of the socket the right permissions",
-    "chmod": "give the folder of the socket the right permissions",
     "pidfile": "ask `instar status --json`",
     "pidfile2": "ask `instar status --json`",
     "safe-pidfile": "ask `instar status --json`",
@@ -49,7 +47,6 @@ _NEEDLESS = {
     "pyimport": "import it in the application",
     "py-import": "import it in the application",
     "python-import": "import it in the application",
-    "zerg-server": "not needed: the listening sockets stay with the supervisor",
 }
 _FAMILIES = {
     "hook-": "see [restart] before and after for commands",
@@ -180,7 +177,9 @@ def _handlers(main: Translation, left_out: list[str]) -> Iterator[tuple[str, dic
     pools: dict[tuple[str, str], list[Mule]] = {}
     for mule in main.background[0]:
         work = str(mule.script or mule.target)
-        if work:
+        if mule.target and not loading.is_target(mule.target):
+            left_out.append(f"mule {mule.number} ({mule.name}): {mule.target} is no function that could be called")
+        elif work:
             pools.setdefault((mule.pool, work), []).append(mule)
         else:
             left_out.append(f"mule {mule.number} ({mule.name}) only waits for signals and messages; give it work")

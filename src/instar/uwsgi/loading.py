@@ -53,6 +53,12 @@ def target_of(application: Application) -> tuple[str, bool]:
     return BUILDER, True
 
 
+def is_target(text: str) -> bool:
+    """Whether it is `module:attribute`, and nothing that has to be called first."""
+    match = _TARGET.fullmatch(text)
+    return match is not None and not match[3]
+
+
 def _with_native(application: Application) -> Application:
     plain = not (application.file or application.mounts or application.imports) and application.need_app
     return dataclasses.replace(application, native=plain and _match(application) is not None)

@@ -13,6 +13,7 @@ from instar.uwsgi.model import Farm, Mule
 
 #: Pool of mules outside farms.
 LONERS = "mule"
+MOST_MULES = 1000
 
 
 def mules_and_farms(config: UwsgiConfig, *, server_name: str, base: Path) -> tuple[tuple[Mule, ...], tuple[Farm, ...]]:
@@ -38,7 +39,9 @@ def _works(config: UwsgiConfig) -> list[str]:
     """What each mule runs; nothing, or a word that is neither file nor function: it waits for signals and messages."""
     works: list[str] = []
     for option in config.all("mule", "mules"):
-        works += [option.value] if option.key == "mule" else [""] * integer(option.value)
+        works += [option.value] if option.key == "mule" else [""] * min(integer(option.value), MOST_MULES + 1)
+    if len(works) > MOST_MULES:
+        raise ConfigError(f"cannot start more than {MOST_MULES} mules")
     return works
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from instar.config.address import parse_address
 from instar.config.formats.uwsgi import Surroundings, UwsgiConfig
 from instar.config.uwsgi import LARGEST_PACKET
+from instar.errors import ConfigError
 from instar.uwsgi.model import Application, Mule
 
 #: What runs a mule inside the application's zygote.
@@ -21,6 +22,8 @@ BOOT_TIMEOUT = 300
 BUFFER_SIZE = 4096
 SOCKET_TIMEOUT = 4
 BACKLOG = 100
+#: More would only wait for each other.
+MOST_THREADS = 32
 MERCY = 60
 
 HOME = ("virtualenv", "venv", "home", "pyhome")
@@ -73,22 +76,44 @@ def _environment(config: UwsgiConfig) -> Iterator[tuple[str, str]]:
             yield name, content
 
 
-def web(config: UwsgiConfig, base: Path) -> dict[str, Any]:
+def socket_mode(config: UwsgiConfig) -> int | None:
+    """Permissions of UNIX sockets; None: the file doesn't say. Raises ConfigError."""
+    option = config.last("chmod-socket", "chmod")
+    if option is None:
+        umask = config.text("umask")
+        return 0o777 & ~int(umask, 8) if re.fullmatch(r"[0-7]{1,4}", umask) else None
+    if option.bare or not option.value:
+        return 0o666
+    if not re.fullmatch(r"0?[0-7]{3}", option.value):
+        raise ConfigError(f"cannot read {option.place}: {option.key} = {option.value} is no mode such as 660")
+    return int(option.value, 8)
+
+
+def web(config: UwsgiConfig, around: Surroundings, base: Path) -> dict[str, Any]:
     """`[web]` without addresses."""
     result: dict[str, Any] = {
         "workers": max(config.number("processes", "workers", default=1), 1),
-        "threads": max(config.number("threads", default=1), 1),
+        "threads": max(config.number("threads", default=1), green_threads(config), 1),
         "static": static(config, base),
         "access_log": not config.flag("disable-logging"),
         "max_requests": config.number("max-requests"),
         "max_requests_jitter": config.number("max-requests-delta") if config.number("max-requests") else 0,
         "request_timeout": config.number("harakiri"),
     }
+    if mode := socket_mode(config):
+        result["socket_mode"] = f"{mode:03o}"
+    if (owner := config.text("chown-socket")) and around.uid == 0:
+        result["socket_owner"] = owner
     if megabytes := config.number("reload-on-rss", "evil-reload-on-rss"):
         result["max_memory"] = megabytes << 20
     if backlog := config.number("listen"):
         result["backlog"] = backlog
     return result
+
+
+def green_threads(config: UwsgiConfig) -> int:
+    """Threads instead of what gevent, or another loop, would do at a time."""
+    return min(config.number("gevent", "async", "asyncio"), MOST_THREADS)
 
 
 def uwsgi_server(config: UwsgiConfig, binds: list[str]) -> dict[str, Any]:
@@ -131,7 +156,7 @@ def restart(config: UwsgiConfig) -> dict[str, Any]:
 
 def drain(config: UwsgiConfig) -> int:
     """Seconds that old workers get to finish."""
-    return config.number("worker-reload-mercy", "reload-mercy", default=MERCY) or MERCY
+    return config.number("worker-reload-mercy") or config.number("reload-mercy") or MERCY
 
 
 def handlers(config: UwsgiConfig, mules: tuple[Mule, ...]) -> dict[str, Any]:

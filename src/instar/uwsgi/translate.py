@@ -123,14 +123,13 @@ class Translation:
             zerg=self.zerg,
             zerg_fallback=config.flag("zerg-fallback"),
             pools=tuple(self.sockets.pools),
-            zerg_server=base / config.text("zerg-server") if config.text("zerg-server") else None,
             routers=tuple(self.sockets.routers),
             mules=mules,
             farms=farms,
             touches=touches_of(config, base),
             die_on_term=config.flag("die-on-term", "exit-on-reload"),
             mercy=float(config.number("reload-mercy", default=settings.MERCY) or settings.MERCY),
-            socket_mode=_mode(config),
+            socket_mode=settings.socket_mode(config),
             backlog=config.number("listen", default=settings.BACKLOG) or settings.BACKLOG,
             protocol=cast(Literal["uwsgi", "http"], protocol_of(config)),
             pidfiles=_pidfiles(config, self.surroundings.cwd, base),
@@ -178,7 +177,7 @@ class Translation:
                 "factory": factory,
                 "handler_name": f"{self.server_name}.{{pool}}.{{index}}",
             },
-            "web": settings.web(config, base),
+            "web": settings.web(config, around, base),
             "restart": settings.restart(config),
             # An application that answers at all is ready, as it is for uWSGI; a server error is not an answer.
             "health": {"path": "/", "status": "200-499"},
@@ -195,17 +194,6 @@ class Translation:
             if key != remarks.IGNORE:
                 put(raw, key.split("."), value)
         return raw
-
-
-def _mode(config: UwsgiConfig) -> int | None:
-    option = config.last("chmod-socket", "chmod")
-    if option is None:
-        return None
-    if option.bare or not option.value:
-        return 0o666
-    if not re.fullmatch(r"[0-7]{3,4}", option.value):
-        raise ConfigError(f"cannot read {option.place}: {option.key} = {option.value} is no mode such as 660")
-    return int(option.value, 8)
 
 
 def _pidfiles(config: UwsgiConfig, cwd: Path, base: Path) -> tuple[Path, ...]:

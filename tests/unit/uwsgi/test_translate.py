@@ -152,8 +152,14 @@ class TestApplication:
         web = config.web
         assert (web.request_timeout, web.max_requests, web.max_requests_jitter) == (30, 5000, 50)
         assert (web.max_memory, web.backlog) == (200 << 20, 77)
-        assert config.restart.drain_timeout == 8
+        assert config.restart.drain_timeout == 9
         assert (web.uwsgi.buffer_size, web.uwsgi.socket_timeout, web.uwsgi.allow) == (16384, 7, ("*",))
+
+    @pytest.mark.parametrize(
+        ("lines", "threads"), [("", 1), ("threads = 4", 4), ("gevent = 10", 10), ("async = 100\nthreads = 2", 32)]
+    )
+    def test_threads(self, tmp_path: Path, lines: str, threads: int) -> None:
+        assert config_of(tmp_path, APP + f"http = :80\n{lines}\n").web.threads == threads
 
     def test_static(self, tmp_path: Path) -> None:
         web = config_of(
@@ -246,10 +252,24 @@ class TestSockets:
 
     @pytest.mark.parametrize(
         ("value", "mode"),
-        [("chmod-socket = 660", 0o660), ("chmod = 0600", 0o600), ("chmod-socket =", 0o666), ("", None)],
+        [
+            ("chmod-socket = 660", 0o660),
+            ("chmod = 0600", 0o600),
+            ("chmod-socket =", 0o666),
+            ("umask = 007", 0o770),
+            ("", None),
+        ],
     )
     def test_mode(self, tmp_path: Path, value: str, mode: int | None) -> None:
-        assert of(tmp_path, APP + "socket = x\n" + value).socket_mode == mode
+        instance = of(tmp_path, APP + "socket = x\n" + value)
+        assert instance.socket_mode == mode
+        assert instance.config
+        assert instance.config.web.socket_mode == f"{mode or 0o660:o}"
+
+    def test_owner(self, tmp_path: Path) -> None:
+        lines = APP + "socket = x\nchown-socket = www-data:adm\n"
+        assert config_of(tmp_path, lines, uid=0).web.socket_owner == "www-data:adm"
+        assert config_of(tmp_path, lines).web.socket_owner == ""
 
 
 class TestMules:
