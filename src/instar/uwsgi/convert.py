@@ -31,6 +31,7 @@ _NEEDLESS = {
     "zerg": "not needed: the listening sockets stay with the supervisor",
     "zerg-pool": "not needed: the listening sockets stay with the supervisor",
     "zergpool": "not needed: the listening sockets stay with the supervisor",
+    "zerg-server": "not needed: the listening sockets stay with the supervisor",
     "zerg-fallback": "not needed: the listening sockets stay with the supervisor",
     "http-to": "not needed: the workers answer HTTP themselves",
     "master-fifo": "use `instar restart`, `instar stop` and the other verbs",

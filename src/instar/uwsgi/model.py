@@ -139,6 +139,8 @@ class Instance:
     #: Serve on own sockets when a pool can't be reached, instead of ending.
     zerg_fallback: bool = False
     pools: tuple[ZergPool, ...] = ()
+    #: `zerg-server`: hands out the instance's own sockets.
+    zerg_server: Path | None = None
     routers: tuple[Router, ...] = ()
     mules: tuple[Mule, ...] = ()
     farms: tuple[Farm, ...] = ()

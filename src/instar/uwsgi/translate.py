@@ -123,6 +123,7 @@ class Translation:
             zerg=self.zerg,
             zerg_fallback=config.flag("zerg-fallback"),
             pools=tuple(self.sockets.pools),
+            zerg_server=base / config.text("zerg-server") if config.text("zerg-server") else None,
             routers=tuple(self.sockets.routers),
             mules=mules,
             farms=farms,

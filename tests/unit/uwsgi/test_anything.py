@@ -49,7 +49,7 @@ VALUES = [
 LINES = st.tuples(st.sampled_from(KEPT), st.sampled_from(VALUES)).map(" = ".join)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES, max_size=8), st.sampled_from([0, 1000]))
 def test_any_file(tmp_path: Path, lines: list[str], uid: int) -> None:
     (tmp_path / "site.ini").write_text("\n".join(["[uwsgi]", "module = x:app", "http = :80", *lines]))
