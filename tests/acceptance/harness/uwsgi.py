@@ -91,6 +91,12 @@ class Server:
         """Until it has happened so many times."""
         wait_for(f"{count} times {text!r} in {self.events()}", lambda: len(self.events(text)) >= count)
 
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command of instar about it."""
+        argv = [str(INSTAR_UWSGI.with_name("instar")), *arguments, "--state-dir", str(self.folder / "state")]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV"))}
+        return subprocess.run(argv, capture_output=True, text=True, timeout=100, env=environment, cwd=self.folder)
+
     def stop(self, sig: signal.Signals) -> int:
         """Ask for the end; the exit code."""
         self.process.send_signal(sig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +57,41 @@ def told(server: Server, mule: int) -> list[str]:
     """What a mule has noted, in short."""
     notes = [line.partition(": ")[2] for line in server.events(f"mule {mule}:")]
     return ["__main__" if note.startswith("__main__") else note for note in notes]
+
+
+def test_a_farm_under_a_lock_moves_at_once_and_its_successors_hear(start: Callable[..., Server]) -> None:
+    """The message by which an old mule ends its thread must not reach a new one, which would be deaf afterwards."""
+    script = f"--mule={MULES / 'dispatching.py'}"
+    server = start(script, script, "--farm", "jobs:1,2")
+    server.wait_for_event("dispatches", 2)
+    began = time.monotonic()
+    assert server.evaluate("uwsgi.reload()") == "True"
+    server.wait_for_event("dispatches", 4)
+    # Far below mule-reload-mercy.
+    assert time.monotonic() - began < 15
+    assert len(server.events("done")) == 2
+    # One alone: whichever of the two holds the lock all the time, it is not waited for.
+    for name in ("main.jobs.1", "main.jobs.2"):
+        restart(server, name)
+    server.wait_for_event("dispatches", 6)
+    server.evaluate("[uwsgi.farm_msg('jobs', f'message {i}') for i in range(10)]")
+    server.wait_for_event("got b'message", 10)
+
+
+def restart(server: Server, name: str) -> None:
+    """A fresh process for a handler, as soon as no handover is under way; then it must be quick."""
+    took = 0.0
+
+    def done() -> bool:
+        nonlocal took
+        began = time.monotonic()
+        said = server.command("handlers", "restart", name)
+        took = time.monotonic() - began
+        assert said.returncode in (0, 4), said
+        return said.returncode == 0
+
+    wait_for(f"{name} is restarted", done, 30)
+    assert took < 15
 
 
 def test_reload_and_stop(start: Callable[..., Server]) -> None:

@@ -75,13 +75,13 @@ class Inside:
 @contextlib.contextmanager
 def installed(inside: Inside, monkeypatch: Any) -> Iterator[Any]:
     """`import uwsgi` and `import uwsgidecorators` work meanwhile."""
-    argv, finders, modules = list(sys.argv), list(sys.meta_path), dict(sys.modules)
+    argv, path, finders, modules = list(sys.argv), list(sys.path), list(sys.meta_path), dict(sys.modules)
     monkeypatch.setattr(extension, "_current", inside.extension)
     try:
         inside.extension.before_load()
         yield inside.module
     finally:
-        sys.argv[:], sys.meta_path[:] = argv, finders
+        sys.argv[:], sys.path[:], sys.meta_path[:] = argv, path, finders
         for name in set(sys.modules) - set(modules):
             del sys.modules[name]
 

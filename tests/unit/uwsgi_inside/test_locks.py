@@ -10,7 +10,8 @@ import time
 import pytest
 from inside_tools import Child
 
-from instar.uwsgi.inside.locks import Locks
+from instar.uwsgi.inside.leaving import Leaving
+from instar.uwsgi.inside.locks import LeavingError, Locks
 
 
 @pytest.fixture
@@ -116,3 +117,78 @@ def test_a_waiting_lock_that_is_interrupted_is_not_taken(locks, tmp_path):
     other.unlock(0)
     locks.lock(0)
     assert other.is_locked(0)
+
+
+@pytest.fixture
+def in_a_mule(tmp_path):
+    """Locks whose waits can be given up."""
+    found = Locks(tmp_path / "locks", 2)
+    found.leaving = Leaving()
+    return found
+
+
+def test_a_mule_waits_for_a_lock_as_well(locks, in_a_mule):
+    locks.lock(0)
+    threading.Timer(0.1, locks.unlock, (0,)).start()
+    in_a_mule.lock(0)
+    assert in_a_mule.is_locked(0)
+    in_a_mule.unlock(0)
+    assert not locks.is_locked(0)
+
+
+def test_a_mule_that_has_to_leave_gives_up_and_takes_nothing(locks, in_a_mule):
+    locks.lock(0)
+    threading.Timer(0.1, in_a_mule.leaving.set).start()
+    with pytest.raises(LeavingError, match="cannot wait for lock 0 of uwsgi: this mule has to leave"):
+        in_a_mule.lock(0)
+    with pytest.raises(LeavingError):
+        in_a_mule.lock(0)
+    # A free one it still gets.
+    in_a_mule.lock(1)
+    locks.unlock(0)
+    end = time.monotonic() + 5
+    while not locks._try(0):
+        # The threads that waited had it for a moment, and gave it back.
+        assert time.monotonic() < end
+
+
+def test_a_mule_whose_wait_is_interrupted_takes_nothing(locks, in_a_mule):
+    def interrupt(*_):
+        raise InterruptedError
+
+    locks.lock(0)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(InterruptedError):
+            in_a_mule.lock(0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    locks.unlock(0)
+    end = time.monotonic() + 5
+    while not locks._try(0):
+        assert time.monotonic() < end
+
+
+def test_threads_of_mules_exclude_each_other(tmp_path):
+    mules = [Locks(tmp_path / "locks", 1) for _ in range(2)]
+    inside, most = 0, 0
+
+    def enter(lock):
+        nonlocal inside, most
+        for _ in range(40):
+            lock.lock(0)
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0)
+            inside -= 1
+            lock.unlock(0)
+
+    for each in mules:
+        each.leaving = Leaving()
+    threads = [threading.Thread(target=enter, args=(mules[index % 2],)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1

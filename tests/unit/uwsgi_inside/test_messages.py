@@ -125,34 +125,52 @@ def test_a_timeout_is_kept(farm):
     assert Child(body).result() == str((b"", True))
 
 
-def test_leaving_interrupts_once_and_leaves_the_messages_to_the_successor(farm):
+def test_leaving_is_told_once_and_leaves_the_messages_to_the_successor(farm):
     def body():
         farm.become("main.both.1")
-        threading.Timer(0.1, farm.extension.mail.leave, kwargs={"interrupt": True}).start()
+        threading.Timer(0.1, farm.extension.mail.leave).start()
         interrupted = farm.module.mule_get_msg()
-        farm.module.mule_msg("x", 1)
-        return interrupted, farm.module.mule_get_msg(timeout=0)
+        farm.module.mule_msg("to a colleague", 2)
+        farm.module.mule_msg("to anyone")
+        return interrupted, farm.module.mule_get_msg(timeout=0), farm.module.mule_get_msg(timeout=1)
 
-    assert Child(body).result() == str((b"", b""))
-    assert received(farm, "main.both.1", 1) == str([b"x"])
+    farm.module.mule_msg("before", 2)
+    assert Child(body).result() == str((b"", b"", b""))
+    assert received(farm, "main.both.2", 4) == str([b"before", b"to a colleague", b"to anyone", b""])
 
 
-def test_leaving_without_interruption_waits_for_the_signal(farm):
+def test_what_a_leaving_mule_sends_to_itself_wakes_its_own_thread_and_no_other_mule(farm):
+    """Galaxy's mules: on SIGHUP they send the farm a message that means the end, and join the thread that waits."""
+
     def body():
         farm.become("main.both.1")
-        farm.extension.mail.leave(interrupt=False)
+        got = []
 
-        def handler(*_):
-            raise SystemExit
+        def dispatch():
+            got.extend([farm.module.farm_get_msg(), farm.module.mule_get_msg(farms=False)])
 
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.1)
-        try:
-            return farm.module.mule_get_msg()
-        except SystemExit:
-            return "interrupted"
+        thread = threading.Thread(target=dispatch)
+        thread.start()
+        farm.extension.mail.leave()
+        farm.module.farm_msg("both", "__SHUTDOWN__")
+        farm.module.mule_msg("own", 1)
+        thread.join(10)
+        return got
 
-    assert Child(body).result() == "interrupted"
+    assert Child(body).result() == str([b"__SHUTDOWN__", b"own"])
+    assert received(farm, "main.both.2", 1) == str([b""])
+    assert received(farm, "main.both.1", 1) == str([b""])
+
+
+def test_what_it_does_not_read_is_told(farm, capfd):
+    def body():
+        farm.become("main.both.1")
+        farm.extension.mail.leave()
+        farm.module.farm_msg("both", "x")
+        farm.extension.at_exit()
+
+    Child(body).result()
+    assert "1 messages that main.both.1 sent to itself while it had to leave are dropped" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "result"), [("mule_get_msg", b""), ("farm_get_msg", None)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import re
@@ -135,6 +136,14 @@ def test_imports_of_the_file(inside, tmp_path, monkeypatch):
         assert sys.modules["early_one"].ARGV == ["uwsgi", "a", "b"]
         assert importlib.import_module("js") is importlib.import_module("json")
         assert [module.X for name, module in sys.modules.items() if name.endswith("by file")] == [1]
+
+
+def test_folders_are_searched_in_the_order_of_uwsgi(inside, monkeypatch):
+    made = inside()
+    made.extension.spec = dataclasses.replace(made.extension.spec, pythonpath=("/first", "/second"))
+    with installed(made, monkeypatch):
+        assert sys.path[:3] == ["/second", "/first", made.extension.spec.chdir]
+        assert len(set(sys.path)) == len(sys.path)
 
 
 def test_an_import_that_fails_fails_the_boot_unless_no_application_is_needed(inside, monkeypatch, capsys):

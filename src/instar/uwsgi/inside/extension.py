@@ -18,6 +18,7 @@ from instar.runtime.scoreboard import Scoreboard
 from instar.runtime.spec import GenerationSpec, HandlerSpec
 from instar.uwsgi.inside import files, module
 from instar.uwsgi.inside.data import InsideData, MuleData
+from instar.uwsgi.inside.leaving import Leaving
 from instar.uwsgi.inside.locks import Locks
 from instar.uwsgi.inside.mail import Mail
 
@@ -35,14 +36,17 @@ class UwsgiExtension(extension.Extension):
         self.mule: MuleData | None = None
         # One file for all generations: while two of them live, a lock still has one holder.
         path = Path(spec.handler_dir) / f".uwsgi-{spec.app_name}.locks"
-        self.mail = Mail(self.data, spec.queues)
-        locks = Locks(path, 1 + max(0, self.data.number("locks", default=0)))
-        self.functions = module.Functions(self.data, board, spec.workers, locks, self.mail, ask)
+        self.leaving = Leaving()
+        self.mail = Mail(self.data, spec.queues, self.leaving)
+        self.locks = Locks(path, 1 + max(0, self.data.number("locks", default=0)))
+        self.functions = module.Functions(self.data, board, spec.workers, self.locks, self.mail, ask)
         sockets = [item.fds[0] for item in spec.listeners if item.fds]
         self.module = module.make(self.data, self.functions, workers=spec.workers, sockets=sockets)
 
     def before_load(self) -> None:
         """Make `import uwsgi` and `import uwsgidecorators` work, and import what the file names."""
+        own = [*reversed(self.spec.pythonpath), self.spec.chdir]
+        sys.path[:] = [*own, *(entry for entry in sys.path if entry not in own)]
         sys.argv = ["uwsgi", *(self.data.last("pyargv") or "").split()]
         sys.modules["uwsgi"] = self.module
         sys.meta_path.insert(0, _Decorators())
@@ -99,6 +103,7 @@ class UwsgiExtension(extension.Extension):
         self.mule = self.data.mule(handler.name)
         self.module.__dict__["sockets"][:] = []
         if self.mule:
+            self.locks.leaving = self.leaving
             self.functions.become_mule(self.mule)
             if self.spec.lazy and self.loads_in(handler):
                 self._import_all()
@@ -106,6 +111,7 @@ class UwsgiExtension(extension.Extension):
     def at_exit(self) -> None:
         """`uwsgi.atexit`, which comes before Python's own exit handlers."""
         self._call("atexit")
+        self.mail.close()
 
     def run_post_fork_hook(self) -> None:
         """`uwsgi.post_fork_hook`; what it raises is printed, and no more, as in uWSGI."""

@@ -1,4 +1,9 @@
-"""Messages to mules and farms, over instar's message queues."""
+"""Messages to mules and farms, over instar's message queues.
+
+A mule that has to leave takes no more messages from them: they are its successor's. What it sends to itself, or to a
+farm that it is in, stays in its process then. That is how scripts wake their own threads, by a message that means the
+end (Galaxy's do), and in a queue that survives restarts it would end the successor's.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from instar.handlers import messages
 from instar.handlers.messages import QueueError, QueueSpec
 from instar.uwsgi.inside.data import InsideData, MuleData
 from instar.uwsgi.inside.interrupts import Interrupts
+from instar.uwsgi.inside.leaving import Leaving
 
 #: The queue that any mule takes messages from.
 COMMON = "uwsgi:mules"
@@ -22,19 +28,20 @@ COMMON = "uwsgi:mules"
 class Mail:
     """What this process sends, and receives when it is a mule."""
 
-    def __init__(self, data: InsideData, queues: Sequence[QueueSpec]) -> None:
+    def __init__(self, data: InsideData, queues: Sequence[QueueSpec], leaving: Leaving) -> None:
         self._data = data
         self._queues = {queue.name: queue for queue in queues}
         self._boxes: dict[str, socket.socket] = {}
         self._farms: tuple[str, ...] = ()
         self._own = ""
+        self._interrupts: Interrupts | None = None
+        self._leaving = leaving
         #: Readable, for good, as soon as the mule has to leave.
         self._leaving_fd = -1
-        self._leaving = False
-        #: Whether a call that waits returns then, as one that a signal interrupts.
-        self._tells = False
-        self._interrupts: Interrupts | None = None
-        self._told = threading.local()
+        #: What a leaving mule has sent to itself: name of the queue, and the message.
+        self._inbox: list[tuple[str, bytes]] = []
+        self._arrived = threading.Condition()
+        self._told = False
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -55,6 +62,11 @@ class Mail:
         return self._send(name, message)
 
     def _send(self, queue: str, message: bytes) -> bool:
+        if self._leaving and queue in (self._own, *self._farms):
+            with self._arrived:
+                self._inbox.append((queue, message))
+                self._arrived.notify_all()
+            return True
         try:
             messages.send(queue, message)
         except QueueError as error:
@@ -75,10 +87,16 @@ class Mail:
         self._interrupts = Interrupts()
         self._leaving_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
-    def leave(self, *, interrupt: bool) -> None:
-        """Take no more messages: the rest is the successor's. `interrupt`: who waits is told, once, by None."""
-        self._tells, self._leaving = interrupt, True
+    def leave(self) -> None:
+        """Take no more messages from the queues. Who waits in the main thread is told once, as by a signal."""
+        self._leaving.set()
         os.eventfd_write(self._leaving_fd, 1)
+
+    def close(self) -> None:
+        """The process ends: say what is lost."""
+        if self._inbox:
+            text = f"{len(self._inbox)} messages that {self._own} sent to itself while it had to leave are dropped"
+            print(f"*** {text} ***", file=sys.stderr, flush=True)
 
     def for_mule(self, farms: bool, size: int, timeout: float | None) -> bytes | None:
         """The next message for this mule, for any mule, or (`farms`) for one of its farms.
@@ -91,45 +109,44 @@ class Mail:
         """The next message for one of this mule's farms."""
         return self._receive(self._farms, size, None)
 
-    def _receive(self, names: Iterable[str], size: int, timeout: float | None) -> bytes | None:
-        boxes = [self._boxes[name] for name in names if name in self._boxes]
+    def _receive(self, names: Sequence[str], size: int, timeout: float | None) -> bytes | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
         assert self._interrupts  # noqa: S101 - for the type checker: a mule has been opened
         with self._interrupts.heard() as signals:
-            return self._receive_from(boxes, size, timeout, signals)
+            while not self._leaving:
+                message = _take([self._boxes[name] for name in names if name in self._boxes], size)
+                if message is not None:
+                    return message
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return b""
+                if signals in self._wait(names, left, signals):
+                    return None
+        # The signal may have come between two calls.
+        if not self._told and threading.current_thread() is threading.main_thread():
+            self._told = True
+            return None
+        return self._receive_own(names, size, deadline)
 
-    def _receive_from(
-        self, boxes: Sequence[socket.socket], size: int, timeout: float | None, signals: int
-    ) -> bytes | None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            message = None if self._leaving else _take(boxes, size)
-            if message is not None:
-                return message
-            if self._to_be_told():
-                return None
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return b""
-            if signals in self._wait(boxes, left, signals):
-                return None
-
-    def _to_be_told(self) -> bool:
-        """Whether this thread has yet to hear that the mule is to leave: the signal may have come between two calls."""
-        if not (self._leaving and self._tells) or getattr(self._told, "leaving", False):
-            return False
-        self._told.leaving = True
-        return True
-
-    def _wait(self, boxes: Sequence[socket.socket], seconds: float | None, signals: int) -> set[int]:
+    def _wait(self, names: Sequence[str], seconds: float | None, signals: int) -> set[int]:
         poll = select.poll()
-        if signals >= 0:
-            poll.register(signals, select.POLLIN)
-        if not self._leaving:
-            poll.register(self._leaving_fd, select.POLLIN)
-            for box in boxes:
-                poll.register(box, select.POLLIN)
+        for fd in (signals, self._leaving_fd, *(self._boxes[name].fileno() for name in names if name in self._boxes)):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
         # Rounded up, or the last fraction of a millisecond would spin.
         return {fd for fd, _ in poll.poll(None if seconds is None else int(seconds * 1000) + 1)}
+
+    def _receive_own(self, names: Sequence[str], size: int, deadline: float | None) -> bytes:
+        with self._arrived:
+            while True:
+                for item in self._inbox:
+                    if item[0] in names:
+                        self._inbox.remove(item)
+                        return item[1][:size]
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return b""
+                self._arrived.wait(left)
 
 
 def _take(boxes: Sequence[socket.socket], size: int) -> bytes | None:

@@ -79,7 +79,8 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 def _release(mail: Mail) -> None:
     """The name is wanted: SIGHUP, as at a reload of uWSGI. A handler of the script's own decides what happens."""
     ours = signal.getsignal(signal.SIGHUP) is _end
-    mail.leave(interrupt=not ours)
+    if not ours:
+        mail.leave()
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
     if ours:
         # Python runs handlers between two instructions of the main thread, which may be inside a C function for long.
