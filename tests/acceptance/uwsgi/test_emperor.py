@@ -123,11 +123,15 @@ def test_real_vassals_outlive_a_killed_emperor(emperor: EmperorRun) -> None:
 
 
 @pytest.mark.long
-def test_dance_replaces_a_zergling_and_a_broken_release_does_not(emperor: EmperorRun) -> None:
+@pytest.mark.parametrize("pool", ["instar", "uwsgi"])
+def test_dance_replaces_a_zergling_and_a_broken_release_does_not(emperor: EmperorRun, pool: str) -> None:
     remark = "  # instar: boot_timeout=8\n"
-    real(emperor).zergling(more=f"{remark}  mule: mule.py\n  mule: mule.py\n  farm: job-handlers:1,2\n")
+    # A pool is run by instar even if the wrapper is the real uWSGI, unless its file says otherwise.
+    emperor.pool(remark=f"# instar: uwsgi={UWSGI if pool == 'uwsgi' else pool}")
+    emperor.zergling(more=f"{remark}  mule: mule.py\n  mule: mule.py\n  farm: job-handlers:1,2\n")
     emperor.start("--emperor-wrapper", str(UWSGI))
     emperor.wait_state("app.yml", "serving")
+    assert emperor.status()["pool.yml"]["kind"] == pool
     wait_answer(emperor, "one")
     with Load(emperor) as load:
         emperor.deploy("two")
