@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -193,8 +194,18 @@ class Translation:
             raw["web"] |= {"tls_cert": str(self.sockets.tls_cert), "tls_key": str(self.sockets.tls_key)}
         for key, value in self.native.items():
             if key != remarks.IGNORE:
-                put(raw, key.split("."), value)
+                for path, item in _paths(key.split("."), value):
+                    put(raw, path, item)
         return raw
+
+
+def _paths(path: list[str], value: object) -> Iterator[tuple[list[str], object]]:
+    """Tables are added to what is there, all else replaces it."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield [*path, str(name)], item
+    else:
+        yield path, value
 
 
 def _pidfiles(config: UwsgiConfig, cwd: Path, base: Path) -> tuple[Path, ...]:

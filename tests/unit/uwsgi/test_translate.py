@@ -191,6 +191,50 @@ class TestApplication:
         assert (config.health.path, config.restart.keep_old, config.web.keep_alive) == ("/up", 600, 5)
         assert [hook.command for hook in config.restart.before] == [("true",)]
 
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("s.yml", "instar:\n  health.path: /up\n  web.workers: 3\nuwsgi:\n  module: x:app\n  http: :80\n"),
+            ("s.yml", "instar:\n  health: {path: /up}\n  web:\n    workers: 3\nuwsgi:\n  module: x:app\n  http: :80\n"),
+            ("s.yml", "instar:\n  health.path: /up\n  web.workers: 3\nuwsgi:\n  module: x:app\n  http: :80\n  a: %n\n"),
+            (
+                "s.json",
+                '{"uwsgi": {"module": "x:app", "http": ":80"}, "instar": {"health": {"path": "/up"}, "web.workers":3}}',
+            ),
+        ],
+    )
+    def test_section_instar(self, tmp_path: Path, name: str, text: str) -> None:
+        (tmp_path / name).write_text(text)
+        around = Surroundings(environ={}, cwd=tmp_path)
+        config = translate(read(name, surroundings=around), surroundings=around).config
+        assert config
+        assert (config.health.path, config.web.workers) == ("/up", 3)
+
+    def test_tables_of_the_section_are_added(self, tmp_path: Path) -> None:
+        text = "uwsgi:\n  module: x:app\n  http: :80\n  static-map: /a=a\n  env: A=1\n"
+        (tmp_path / "s.yml").write_text(text + "instar:\n  web: {static: {/b.c: d}}\n  app: {env: {B: 2}}\n")
+        around = Surroundings(environ={}, cwd=tmp_path)
+        config = translate(read("s.yml", surroundings=around), surroundings=around).config
+        assert config
+        assert config.web.static == {"/a": tmp_path / "a", "/b.c": tmp_path / "d"}
+        assert config.app.env == {"A": "1", "B": "2"}
+
+    def test_settings_of_the_command_line(self, tmp_path: Path) -> None:
+        around = Surroundings(environ={}, cwd=tmp_path)
+        arguments = [
+            "--module",
+            "x:app",
+            "--http",
+            ":80",
+            "--set",
+            "instar.health.path=/up",
+            "--set",
+            "instar.restart.keep_old=5m",
+        ]
+        config = translate(read_command_line(arguments, surroundings=around), surroundings=around).config
+        assert config
+        assert (config.health.path, config.restart.keep_old, config.app.name) == ("/up", 300, "uwsgi")
+
     def test_xml_has_one_section_only(self, tmp_path: Path) -> None:
         (tmp_path / "site.xml").write_text("<uwsgi><module>x:app</module><http>:80</http><app/></uwsgi>")
         around = Surroundings(environ={}, cwd=tmp_path)
