@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness.engines import http1
+from harness.engines import http1, light
 from harness.instance import Instance
 from harness.nginx import nginx
 from harness.project import Project, free_port
 from harness.promise import breathe
-from harness.uwsgi_binary import uwsgi
+from harness.uwsgi_binary import program, uwsgi
 
 from load.ledger import Outcome
 from load.process import LoadProcess
@@ -152,3 +152,36 @@ def test_an_asgi_application_is_refused_with_a_sentence(project: Project, instan
     project.config["web"]["bind"] = [f"uwsgi:127.0.0.1:{free_port()}"]
     with pytest.raises(AssertionError, match=r"cannot serve an ASGI application on uwsgi:127.0.0.1:"):
         instance.start()
+
+
+# --- the real uWSGI as the engine ---
+
+
+@pytest.mark.parametrize("restarts", [1, pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_restarts_of_the_real_uwsgi_lose_nothing(project: Project, instance: Instance, restarts: int) -> None:
+    program()
+    where = f"127.0.0.1:{free_port()}"
+    project.config["app"]["target"] = "apps.wsgi:app"
+    project.config["web"]["bind"] += [f"uwsgi:{where}"]
+    project.config["web"] |= {"threads": 24, "engine": "uwsgi"}
+    instance.start()
+    # It reads an HTTP request only when the whole head is there, and closes after each response.
+    direct = {"new": {"count": 2, "pause": 0.01}, "static": {"sha256": project.static_sha256, "pause": 0.05}}
+    upstream = f"upstream ours {{ server {where} max_fails=0; }}"
+    with nginx(project.root / "nginx", LOCATIONS, upstream) as front:
+        clients = {**light(), "upload": {}} if restarts == 1 else http1(project)
+        behind = LoadProcess(project.root, Target(port=front.port), clients, keep_alive=3600.0)
+        with behind, LoadProcess(project.root / "direct", project.target, direct) as http:
+            for number in range(restarts):
+                breathe()
+                project.deploy(f"release{number}")
+                instance.handover().switch()
+            breathe()
+            reports = [behind.stop(), http.stop()]
+        complaints = front.complaints()
+    for report in reports:
+        assert not report.failures, report.table()
+        assert not report.select(Outcome.CLOSED_IDLE), report.table()
+        assert report.generations() == set(range(1, restarts + 2)), report.table()
+    assert complaints == []
+    instance.settled(restarts + 1)

@@ -94,6 +94,7 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
         "chdir": str(app.chdir),
         "pythonpath": [str(path) for path in app.pythonpath],
         "engine": web.engine,
+        "protocols": [address.protocol for address in web.addresses],
         "http": web.http,
         "worker_class": web.worker_class or None,
         "command": list(web.command),

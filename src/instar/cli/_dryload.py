@@ -95,7 +95,7 @@ def _try(request: dict[str, Any], result: dict[str, Any]) -> None:
     options = EngineOptions(
         http=request["http"], worker_class=request["worker_class"], command=tuple(request["command"])
     )
-    engines.get(request["engine"]).preload(options)
+    engines.for_sockets(request["engine"], request["protocols"]).preload(options)
     result["stage"] = "find"
     _find_module(request["module"], request)
     if request["load"]:

@@ -33,7 +33,7 @@ def run(
     workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="web.workers")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each worker.", show_default="web.threads")] = None,
     engine: Annotated[
-        str | None, typer.Option(help="granian, uvicorn, gunicorn or command.", show_default="web.engine")
+        str | None, typer.Option(help="granian, uvicorn, gunicorn, uwsgi or command.", show_default="web.engine")
     ] = None,
     chdir: Annotated[Path | None, typer.Option(help="Folder of the application.", show_default="app.chdir")] = None,
     config: ConfigFile = None,

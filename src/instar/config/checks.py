@@ -81,7 +81,12 @@ def _canary(config: Config) -> Iterator[str]:
 
 def _engine(config: Config) -> Iterator[str]:
     web = config.web
-    if web.http == "2" and web.engine in ("uvicorn", "gunicorn"):
+    if web.engine == "uwsgi":
+        if web.tls_cert:
+            yield '[web] tls_cert has no meaning for engine "uwsgi"; leave TLS to the proxy before it'
+        if config.app.interface == "asgi":
+            yield '[app] interface is "asgi", and engine "uwsgi" serves WSGI; use "granian"'
+    if web.http == "2" and web.engine in ("uvicorn", "gunicorn", "uwsgi"):
         yield f'[web] http = "2" needs engine "granian": {web.engine} does not speak HTTP/2'
     if web.worker_class and web.engine != "gunicorn":
         yield f'[web] worker_class is only used by engine "gunicorn", not by "{web.engine}"'

@@ -94,10 +94,10 @@ class Web(Table):
     threads: Count = setting(
         0, "Threads of each worker that run the application. 0: 4 for WSGI, 1 for ASGI.", unit="count"
     )
-    engine: Literal["granian", "uvicorn", "gunicorn", "command"] = setting(
+    engine: Literal["granian", "uvicorn", "gunicorn", "uwsgi", "command"] = setting(
         "granian",
-        "Server inside the workers; it comes from the application's environment. `command` runs any program that "
-        "takes a listening socket.",
+        "Server inside the workers; it comes from the application's environment. `uwsgi` is the real uWSGI, for use "
+        "behind a proxy; `command` runs any program that takes a listening socket.",
         unit="choice",
     )
     command: Argv = setting(

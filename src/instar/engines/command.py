@@ -11,17 +11,14 @@ supervisor's probe.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
-import signal
 from collections.abc import Iterable
 
+from instar.engines import becoming
 from instar.engines.base import EngineOptions, ServeJob
 from instar.errors import ConfigError
 
-_FIRST = 3
 #: Named by the worker; stays open across the exec.
 _SCOREBOARD_FD = "INSTAR_SCOREBOARD_FD"
 
@@ -39,16 +36,7 @@ def serve(job: ServeJob) -> int:
     preload(job.options)
     job.ready()
     job.gate.wait()
-    sources = [_above(item.fd, _FIRST + len(job.sockets)) for item in job.sockets]
-    keep = set()
-    scoreboard = os.environ.get(_SCOREBOARD_FD)
-    if scoreboard is not None:
-        fd = _above(int(scoreboard), _FIRST + len(job.sockets))
-        os.environ[_SCOREBOARD_FD] = str(fd)
-        os.set_inheritable(fd, True)
-        keep.add(fd)
-    fds = [os.dup2(source, _FIRST + place) for place, source in enumerate(sources)]
-    _close_on_exec(keep | set(fds))
+    fds = becoming.prepare(job.sockets, (_SCOREBOARD_FD,))
     argv = expand(job.options.command, fds)
     for name in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
@@ -58,25 +46,9 @@ def serve(job: ServeJob) -> int:
             LISTEN_PID=str(os.getpid()),
             LISTEN_FDNAMES=":".join("web" for _ in fds),
         )
-    # The worker's own signals mean nothing to a command, and their default action is death.
-    for signum in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(signum, signal.SIG_IGN)
     os.execvp(argv[0], argv)  # noqa: S606
 
 
 def expand(command: Iterable[str], fds: list[int]) -> list[str]:
     """The argv with `{fd}` and `{fds}` replaced; other braces stay as they are."""
     return [item.replace("{fds}", ",".join(map(str, fds))).replace("{fd}", str(fds[0])) for item in command]
-
-
-def _above(fd: int, lowest: int) -> int:
-    """A copy out of the way of the numbers that the sockets are going to take."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-
-
-def _close_on_exec(keep: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
-        if fd > 2 and fd not in keep:
-            with contextlib.suppress(OSError):
-                os.set_inheritable(fd, False)

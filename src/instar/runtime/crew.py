@@ -7,6 +7,7 @@ import signal
 import time
 from typing import Any
 
+from instar import engines
 from instar.runtime import channel, fleet
 from instar.runtime.fleet import Seat, Worker
 from instar.runtime.nursery import Child
@@ -57,8 +58,8 @@ class Crew:
                 self._hint(seat.current, signal.SIGUSR2)
 
     def _hint(self, worker: Worker, sig: int) -> None:
-        """A signal of ours; it means something else to the server that a `command` worker has become."""
-        if self._parent.spec.engine != "command":
+        """A signal of ours; it means something else to the program that a worker has become."""
+        if self._parent.spec.engine not in engines.BECOME_PROGRAMS:
             self._parent.nursery.signal(worker.child, sig)
 
     def recycle(self, index: int, reason: str) -> None:
@@ -178,7 +179,7 @@ class Crew:
         worker.terminated = True
         worker.kill_at = self._parent.system.monotonic() + self._parent.spec.stop_timeout
         self._hint(worker, signal.SIGUSR1)
-        self._parent.nursery.signal(worker.child, signal.SIGTERM)
+        self._parent.nursery.signal(worker.child, engines.stop_signal(self._parent.spec.engine))
 
     # --- recycling --------------------------------------------------------------------------------
 

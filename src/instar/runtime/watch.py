@@ -12,6 +12,8 @@ from instar.runtime.survey import Counted
 
 #: Seconds between two signs of life; shorter while draining, when each round also counts the connections.
 BEAT_EVERY = 0.25
+#: Seconds between two looks at the private memory: with a limit, and without.
+MEMORY_EVERY, MEMORY_RARELY = 1.0, 10.0
 SURVEY_EVERY = 0.1
 
 

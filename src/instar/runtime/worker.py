@@ -27,10 +27,9 @@ from instar.runtime.quiesce import quiesce
 from instar.runtime.scoreboard import Column, Drain, Scoreboard, State
 from instar.runtime.spec import GenerationSpec
 from instar.runtime.survey import Survey
-from instar.runtime.watch import Watch
+from instar.runtime.uwsgi_entry import SPEC_FD
+from instar.runtime.watch import MEMORY_EVERY, MEMORY_RARELY, Watch
 
-#: Seconds between two looks at the private memory: with a limit, and without.
-MEMORY_EVERY, MEMORY_RARELY = 1.0, 10.0
 #: How long a leaving worker reads what its clients still send.
 LINGER = 1.0
 
@@ -100,8 +99,10 @@ class WorkerProcess:
         board.set(row, Column.STATE, State.STARTING)
         board.set(row, Column.CAPACITY, self._spec.options.threads if self._spec.interface == "wsgi" else 0)
         os.environ["INSTAR_WORKER"] = self.name
-        if self._spec.engine == "command":
+        if self._spec.engine in engines.BECOME_PROGRAMS:
             os.environ.update(attach.environment(self._spec, board, row))
+        if self._spec.engine == "uwsgi":
+            os.environ[SPEC_FD] = str(_written(self._spec.to_json()))
         current.set_worker(self.name, self._index + 1, self._spec.generation, self._drain)
         signal.signal(signal.SIGUSR1, lambda *_: self._linger.hold())
         signal.signal(signal.SIGUSR2, lambda *_: self._quiesce())
@@ -120,16 +121,9 @@ class WorkerProcess:
             wrapped = middleware.wrap(app.callable, interface, self._spec, self._board, self._row, self._drain)
             if interface == "wsgi":
                 self._board.set(self._row, Column.CAPACITY, self._spec.options.threads)
-        # A daemon thread, started after the fork. SIGUSR1 and SIGUSR2 still reach the main thread:
-        # Python runs handlers only there.
-        Watch(
-            self._board,
-            self._row,
-            oldest=self._drain.oldest,
-            drain=self._drain.poll,
-            survey=functools.partial(Survey(self.sockets).look, self._drain.http2_peers),
-            memory_every=MEMORY_EVERY if self._spec.max_memory else MEMORY_RARELY,
-        ).start()
+        # A program that the process becomes has its own, or none: a last beat of ours would look like a stuck process.
+        if self._spec.engine not in engines.BECOME_PROGRAMS:
+            self._watch()
         gated = self._gate_fd is not None
         gate = WorkerGate(self._gate_fd, wrapped, interface, self._spec.probe_path if gated else "", self._ready)
         return engines.for_sockets(self._spec.engine, (item.protocol for item in self.sockets)).serve(
@@ -146,6 +140,18 @@ class WorkerProcess:
                 multiprocess=self._spec.workers > 1,
             )
         )
+
+    def _watch(self) -> None:
+        # A daemon thread, started after the fork. SIGUSR1 and SIGUSR2 still reach the main thread:
+        # Python runs handlers only there.
+        Watch(
+            self._board,
+            self._row,
+            oldest=self._drain.oldest,
+            drain=self._drain.poll,
+            survey=functools.partial(Survey(self.sockets).look, self._drain.http2_peers),
+            memory_every=MEMORY_EVERY if self._spec.max_memory else MEMORY_RARELY,
+        ).start()
 
     def _ready(self) -> None:
         self._board.set(self._row, Column.STATE, State.READY)
@@ -175,6 +181,13 @@ def leave(code: int, last: Callable[[], object] | None = None) -> NoReturn:
         with contextlib.suppress(BaseException):
             last()
     os._exit(code)
+
+
+def _written(document: str) -> int:
+    """Descriptor of a file in memory."""
+    fd = os.memfd_create("instar-spec", os.MFD_CLOEXEC)
+    os.write(fd, document.encode())
+    return fd
 
 
 def close_foreign(spec: GenerationSpec, kept: tuple[ListenSocket, ...]) -> None:

@@ -114,8 +114,8 @@ class Operations:
         """
         self._refuse_if_busy("pause" if paused else "resume")
         live = self._live()
-        if live.plan.config.web.engine == "command":
-            raise ConfigError("cannot pause: a server that is run as a command can't be told to stop accepting")
+        if live.plan.config.web.engine in ("command", "uwsgi"):
+            raise ConfigError("cannot pause: a server that is a program of its own can't be told to stop accepting")
         if live.paused == paused:
             return False
         live.paused = paused

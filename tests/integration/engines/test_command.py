@@ -81,5 +81,5 @@ def test_outside_instar_the_middleware_does_nothing(monkeypatch):
 
 
 def test_unknown_engine():
-    with pytest.raises(ConfigError, match="choose one of granian, uvicorn, gunicorn, command"):
+    with pytest.raises(ConfigError, match="choose one of granian, uvicorn, gunicorn, uwsgi, command"):
         engines.get("apache")

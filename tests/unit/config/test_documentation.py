@@ -48,7 +48,7 @@ def test_schema_is_json_and_knows_every_table_and_key() -> None:
     web = schema["$defs"]["Web"]
     assert web["properties"]["workers"]["type"] == "integer"
     assert web["properties"]["workers"]["description"]
-    assert set(web["properties"]["engine"]["enum"]) == {"granian", "uvicorn", "gunicorn", "command"}
+    assert set(web["properties"]["engine"]["enum"]) == {"granian", "uvicorn", "gunicorn", "uwsgi", "command"}
     hooks = schema["$defs"]["Restart"]["properties"]["before"]["items"]["anyOf"]
     assert {"$ref": "#/$defs/Hook"} in hooks
     assert schema["$defs"]["HandlerPool"]["properties"]["handover"]["enum"] == ["auto", "warm", "cold"]

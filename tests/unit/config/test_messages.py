@@ -29,7 +29,7 @@ Read = Callable[..., Config]
         ("[web]\naccess_log = 'yes'", '[web] access_log must be true or false, not "yes"'),
         (
             "[web]\nengine = 'grainan'",
-            '[web] engine must be granian, uvicorn, gunicorn or command, not "grainan"; did you mean granian?',
+            '[web] engine must be granian, uvicorn, gunicorn, uwsgi or command, not "grainan"; did you mean granian?',
         ),
         ("[web]\nbind = ['localhost:80', 3]", "[web] bind, entry 2 must be a text in quotes, not 3"),
         ("[web]\nbind = []", "[web] bind must not be empty"),

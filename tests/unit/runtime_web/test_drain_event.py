@@ -91,7 +91,7 @@ def test_only_the_standard_library_is_loaded():
     code = (
         "import sys; import instar; instar.current_worker; import instar.middleware, instar.engines;"
         "import instar.runtime.middleware, instar.runtime.quiesce, instar.runtime.linger, instar.runtime.survey;"
-        "[__import__(f'instar.engines.{n}') for n in instar.engines.NAMES];"
+        "[__import__(f'instar.engines.{n}') for n in instar.engines.MODULES.values()];"
         "bad = {'pydantic', 'typer', 'aiohttp', 'granian', 'uvicorn', 'gunicorn', 'servestatic'} & set(sys.modules);"
         "sys.exit(str(bad) if bad else 0)"
     )
