@@ -65,6 +65,7 @@ class Opener:
 
     async def _wait(self, address: Address, error: ListenError) -> socket.socket:
         """Whoever holds the address may be a zergling that is about to greet us. Raises the error in the end."""
+        self._log(f"{address} is in use: waiting {_RETURN:g} s for a zergling that may have its socket")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_RETURN):
                 while True:
