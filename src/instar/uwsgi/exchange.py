@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from instar.uwsgi.answer import BadAnswerError, Head, read_body, read_head
 from instar.uwsgi.nodes import Nodes
 from instar.uwsgi.packet import TooLongError, encode, request_variables
+from instar.uwsgi.silence import Silence
 
 #: A body without a length is written to a file first, since the uwsgi protocol wants to know it; at most so much.
 MAX_SPOOL: Final = 1 << 30
@@ -59,6 +60,7 @@ class Exchange:
         self._request = request
         self._nodes = nodes
         self._timeout = timeout
+        self._silence = Silence(timeout)
         self._closing = closing
         self._log = log
         self._begun = False
@@ -68,7 +70,7 @@ class Exchange:
         if (refused := _refusal(self._request)) is not None:
             return await self._say(refused)
         try:
-            async with self._body() as (body, length):
+            async with self._silence, self._body() as (body, length):
                 return await self._relay(self._packet(length), body)
         except TooLongError:
             return await self._say(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -124,48 +126,35 @@ class Exchange:
         request = self._request
         if request.headers.get("Expect", "").lower() == "100-continue" and request.version.minor >= 1:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        while True:
-            async with asyncio.timeout(self._timeout):
-                piece = await request.content.readany()
-            if not piece:
-                return
+        while piece := await request.content.readany():
+            self._silence.heard()
             yield piece
 
     async def _upload(self, writer: asyncio.StreamWriter, body: Callable[[], AsyncIterator[bytes]]) -> None:
         async for piece in body():
             writer.write(piece)
-            async with asyncio.timeout(self._timeout):
-                await writer.drain()
+            await writer.drain()
+            self._silence.heard()
 
     # --- the response -------------------------------------------------------------------------------
 
     async def _relay(self, packet: bytes, body: Callable[[], AsyncIterator[bytes]]) -> Sent:
         reader, writer = await self._nodes.connect()
-        writer.write(packet)
-        upload = asyncio.create_task(self._upload(writer, body), name="upload")
+        upload = None
         try:
-            head = await self._head(reader, upload)
+            writer.write(packet)
+            if self._request.body_exists:
+                # An application may answer before it has read everything.
+                upload = asyncio.create_task(self._upload(writer, body), name="upload")
+            head = await read_head(reader)
+            self._silence.heard()
             return await self._answer(reader, head)
         finally:
-            upload.cancel()
-            await asyncio.gather(upload, return_exceptions=True)
+            if upload is not None:
+                upload.cancel()
+                await asyncio.gather(upload, return_exceptions=True)
             # What the node still sends is of no interest.
             writer.transport.abort()
-
-    async def _head(self, reader: asyncio.StreamReader, upload: asyncio.Task[None]) -> Head:
-        """An application may answer before it has read everything, or stop reading. The node's silence counts from
-        the end of the upload, which has limits of its own."""
-        head = asyncio.create_task(read_head(reader), name="response")
-        try:
-            await asyncio.wait({head, upload}, return_when=asyncio.FIRST_COMPLETED)
-            failure = upload.exception() if upload.done() else None
-            # A node that has stopped to read (OSError) may have answered before.
-            if isinstance(failure, TimeoutError | web.RequestPayloadError):
-                raise failure
-            async with asyncio.timeout(self._timeout):
-                return await head
-        finally:
-            head.cancel()
 
     async def _answer(self, reader: asyncio.StreamReader, head: Head) -> Sent:
         request = self._request
@@ -178,23 +167,15 @@ class Exchange:
         self._begun = True
         await self._send(_head_bytes(head, request, framed=framed, keep=keep, has_body=has_body))
         if has_body:
-            async for piece in self._timed(read_body(reader, head)):
+            async for piece in read_body(reader, head):
                 await self._send(b"%x\r\n%b\r\n" % (len(piece), piece) if framed else piece)
             if framed:
                 await self._send(b"0\r\n\r\n")
         return Sent(keep)
 
-    async def _timed(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        while True:
-            async with asyncio.timeout(self._timeout):
-                piece = await anext(pieces, None)
-            if piece is None:
-                return
-            yield piece
-
     async def _send(self, data: bytes) -> None:
-        async with asyncio.timeout(self._timeout):
-            await self._request.writer.write(data)
+        await self._request.writer.write(data)
+        self._silence.heard()
 
     # --- when it goes wrong -------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -66,8 +67,20 @@ class Nodes:
 async def _connect(address: Address) -> Streams:
     if address.kind == "unix":
         return await asyncio.open_unix_connection(sock=await _connect_unix(Path(address.path)), limit=_LIMIT)
-    reader, writer = await asyncio.open_connection(address.host, address.port, limit=_LIMIT)
-    return reader, writer
+    try:
+        ip = ipaddress.ip_address(address.host)
+    except ValueError:
+        return await asyncio.open_connection(address.host, address.port, limit=_LIMIT)
+    sock = socket.socket(
+        socket.AF_INET if ip.version == 4 else socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+    )
+    try:
+        # An address needs none of what asyncio does for names.
+        await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
+    except BaseException:
+        sock.close()
+        raise
+    return await asyncio.open_connection(sock=sock, limit=_LIMIT)
 
 
 async def _connect_unix(path: Path) -> socket.socket:

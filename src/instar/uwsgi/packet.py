@@ -56,7 +56,10 @@ def request_variables(
 
 def encode(variables: Variables) -> bytes:
     """The packet: modifiers 0 and 0, a request for a WSGI application. Raises TooLongError."""
-    block = b"".join(part for pair in variables for item in pair for part in (_length(item), item))
+    parts: list[bytes] = []
+    for name, value in variables:
+        parts += (_length(name), name, _length(value), value)
+    block = b"".join(parts)
     if len(block) > MAX_BLOCK:
         raise TooLongError(f"{len(block)} bytes of variables")
     return _HEADER.pack(0, len(block), 0) + block

@@ -82,7 +82,7 @@ def _add_router(found: Sockets, value: str, config: UwsgiConfig, base: Path) -> 
     bind = bind_of(value, base)
     nodes = tuple(bind_of(node, base) for text in config.texts(*NODES) for node in text.split(",") if node)
     if nodes:
-        found.routers.append(Router(bind, nodes))
+        found.routers.append(Router(bind, nodes, float(max(1, config.number("http-timeout", default=60)))))
     else:
         # uWSGI's router in front of its own workers: here they speak HTTP themselves.
         found.binds.append(bind)
