@@ -22,6 +22,7 @@ from instar.uwsgi.translate import Translation
 _HEAD = """\
 # Configuration of instar, made by `instar convert` from {files}.
 # Start it with `instar run -c FILE`, and bring in new code with `instar restart -c FILE`: handlers keep their names.
+# The application's environment needs the server ([web] engine): `pip install granian` in it.
 # The module `uwsgi` is there for applications under `instar uwsgi` only, not under `instar run`.
 """
 #: Keys that are written even if instar would do the same without them.

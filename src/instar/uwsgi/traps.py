@@ -19,6 +19,7 @@ from instar.errors import ConfigError
 from instar.uwsgi.loading import MODULE
 from instar.uwsgi.othersections import other_section
 from instar.uwsgi.settings import reaches_out
+from instar.uwsgi.sockets import OWN, ROUTER
 from instar.uwsgi.translate import Translation
 
 
@@ -48,6 +49,7 @@ def traps(translation: Translation) -> list[Trap]:
         *_first_start(translation),
         *_open_socket(translation),
         *_static_order(translation),
+        *_port_alone(translation),
     ]
 
 
@@ -209,3 +211,10 @@ def _static_order(translation: Translation) -> Iterator[Trap]:
             elif longer.startswith(f"{prefix}/"):
                 text = f"uWSGI looks below {prefix} first, instar below the longer {longer}"
                 yield Trap("static-order", text, solved=False, place=second.place)
+
+
+def _port_alone(translation: Translation) -> Iterator[Trap]:
+    for option in translation.config.all(*OWN, *ROUTER):
+        if option.value.isdigit():
+            text = f"{option.value} has no colon, so it is the name of a UNIX socket; a port is :{option.value}"
+            yield Trap("port-alone", f"{option.key}: {text}", solved=False, place=option.place)

@@ -128,6 +128,10 @@ class TestTraps:
         closed = "module = x:app\nsocket = :3031\ninstar.web.uwsgi.allow = 10.0.0.1\n"
         assert open_ones(traps_of(tmp_path, closed)) == []
 
+    def test_port_alone(self, tmp_path: Path) -> None:
+        ((name, text),) = open_ones(traps_of(tmp_path, "module = x:app\nhttp = 8080\n"))
+        assert (name, text.endswith("a port is :8080")) == ("port-alone", True)
+
     def test_static_order(self, tmp_path: Path) -> None:
         found = open_ones(traps_of(tmp_path, APP + "static-map = /s=a\nstatic-map = /s/x=b\nstatic-map = /s=c\n"))
         assert [text for _, text in found] == [
