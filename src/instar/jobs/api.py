@@ -44,9 +44,13 @@ def current_plan() -> JobPlan:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_plan(path: str) -> JobPlan:
+def _read_plan(name: str) -> JobPlan:
+    path = Path(name)
     try:
-        return JobPlan.from_json(Path(path).read_text())
+        # A job may have been started by a generation that is gone, with its document: then it is the next one's.
+        if not path.exists():
+            path = max(path.parent.glob("jobs-*.json"), key=lambda each: each.stat().st_mtime, default=path)
+        return JobPlan.from_json(path.read_text())
     except (OSError, ValueError, TypeError) as error:
         raise JobError(f"cannot read how jobs are run from {path}: {error}") from error
 

@@ -91,6 +91,7 @@ def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | No
         # Without the controller: private memory, of each process by itself (setrlimit(2), RLIMIT_DATA).
         resource.setrlimit(resource.RLIMIT_DATA, (handler.memory_max, handler.memory_max))
     os.environ.update(handler.env)
+    os.environ["INSTAR_STOP_TIMEOUT"] = f"{handler.stop_timeout:g}"
     # A warm handler may clean up; SIGTERM comes when it took too long to release.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     messages.install_queues({queue.name: queue.ends for queue in spec.queues}, handler.pool, handler.name)

@@ -534,6 +534,22 @@ def test_stats(store: JobStore, hold) -> None:
 
 
 @pytest.mark.parametrize(
+    "work", ["", "[]", "no json", '{"command": "ls", "timeout": "long"}', '{"args": 5, "new": [1]}', "null"]
+)
+def test_what_others_have_stored_stops_nobody(store: JobStore, hold, work: str) -> None:
+    with store._writing() as do:
+        columns = "INSERT INTO instar_job (work, created_at, on_lost, handler)"
+        ((job,),) = do.all(f"{columns} VALUES (:work, 0, 'odd', '_null_') RETURNING id", work=work)
+    good = store.submit(command())
+    holder = hold()
+    claims = claim(store, holder)
+    assert ids(claims) == [job, good]
+    assert claims[0].job.submission == Submission(handler="_null_", destination="local", run_at=0)
+    refused = Outcome(Ending.REFUSED, error="it has no command")
+    assert finish(store, holder, claims[0], refused) == "error"
+
+
+@pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"command": ()}, "either a command or a target"),

@@ -132,7 +132,12 @@ class PostgreSQL(Backend):
 
     def has_table(self, connection: Any, name: str) -> bool:
         """See Backend."""
-        return bool(connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()[0])
+        # Not to_regclass(): within a transaction it may go by what it found before somebody else made the table.
+        sql = (
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE c.relname = %s AND n.nspname = ANY (current_schemas(false))"
+        )
+        return bool(connection.execute(sql, (name,)).fetchone()[0])
 
     def explain(self, error: Exception) -> StoreError | None:
         """See Backend."""

@@ -58,7 +58,17 @@ JOB: Final = (
 JOB_COLUMNS: Final = ", ".join(JOB)
 ATTEMPT_COLUMNS: Final = ", ".join(ATTEMPT)
 _AT: Final = {name: position for position, name in enumerate(ATTEMPT)}
-_DOCUMENT: Final = frozenset((*_WORK, *_TIMES))
+_DOCUMENT: Final[Mapping[str, tuple[type, ...]]] = {
+    "command": (list,),
+    "target": (str,),
+    "args": (list,),
+    "kwargs": (dict,),
+    "params": (dict,),
+    "env": (dict,),
+    "cwd": (str,),
+    **dict.fromkeys(_TIMES, (int, float)),
+}
+_ON_LOST: Final = {choice.value: choice for choice in OnLost}
 _STATES: Final = {state.value: state for state in JobState}
 EVENT: Final = ("id", "job_id", "at", "what", "handler", "epoch", "attempt", "data")
 EVENT_COLUMNS: Final = ", ".join(EVENT)
@@ -106,7 +116,7 @@ def to_job(row: tuple[Any, ...]) -> Job:
         priority=priority,
         run_at=run_at,
         max_attempts=max_attempts,
-        on_lost=OnLost(on_lost),
+        on_lost=_ON_LOST.get(on_lost, OnLost.FAIL),
         dedupe_key=dedupe_key,
     )
     return Job(
@@ -130,8 +140,16 @@ def to_job(row: tuple[Any, ...]) -> Job:
 
 
 def _work(text: str) -> dict[str, Any]:
-    # What a later release has added is unknown here, and none of our business.
-    work = {name: value for name, value in json.loads(text).items() if name in _DOCUMENT}
+    """The document, as far as it is one: what somebody else has put there must not stop those who read it.
+
+    What a later release has added is unknown here, and none of our business. Without a command and a target, no runner
+    will take the job.
+    """
+    try:
+        given = json.loads(text).items()
+    except (ValueError, AttributeError):
+        return {}
+    work: dict[str, Any] = {name: value for name, value in given if isinstance(value, _DOCUMENT.get(name, ()))}
     for name in ("command", "args"):
         if name in work:
             work[name] = tuple(work[name])

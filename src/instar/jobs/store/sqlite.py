@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -54,8 +55,9 @@ class SQLite(Backend):
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cannot open the job store {self.path}: {error}") from error
         try:
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                connection.execute(f"PRAGMA {pragma}")
+            _write_ahead(connection)
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             connection.close()
             raise StoreError(f"cannot open the job store {self.path}: {error}") from error
@@ -177,6 +179,19 @@ class SQLite(Backend):
             sock.setblocking(False)
             self._sender = (os.getpid(), sock)
         return self._sender[1]
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Change the journal's mode. Where others do the same with a new file, SQLite doesn't wait by itself."""
+    end = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def _number(value: object) -> int:
