@@ -45,6 +45,9 @@ PAIRS = [
     Pair(servers.INSTAR_GRANIAN_WSGI, servers.UWSGI_ROUTER, "≥ 2"),
     Pair(servers.INSTAR_GRANIAN_WSGI, servers.UWSGI_ROUTER_CLOSING, "≥ 2"),
     Pair(servers.GRANIAN_WSGI, servers.UWSGI_ROUTER),
+    Pair(servers.NGINX_INSTAR_UWSGI, servers.NGINX_UWSGI),
+    Pair(servers.NGINX_INSTAR_BINARY, servers.NGINX_UWSGI),
+    Pair(servers.NGINX_INSTAR_PROXY, servers.NGINX_UWSGI),
 ]
 
 

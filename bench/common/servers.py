@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from bench.common.paths import BENCH_VENV, INSTAR_VENV
+from bench.common.paths import BENCH_VENV, INSTAR_VENV, ROOT
 from bench.common.process import Server, ServerError
 
 Interface = Literal["wsgi", "asgi"]
@@ -115,6 +115,23 @@ def uwsgi_http11(site: Site) -> list[str]:
     return uwsgi(crowd, "--http11-socket", site.bind, "--socket-timeout", str(KEEP_ALIVE))
 
 
+def behind_nginx(directive: str, backend: Callable[[Site, str], list[str]]) -> Callable[[Site], list[str]]:
+    """nginx on the site's port, and behind it a backend on a UNIX socket."""
+
+    def argv(site: Site) -> list[str]:
+        if not shutil.which("nginx"):
+            raise ServerError("nginx is not installed: apt-get install nginx-light")
+        place = f"unix:{site.directory}/backend"
+        front = [str(INSTAR_VENV / "bin" / "python"), str(ROOT / "bench/common/front.py")]
+        return [*front, str(site.port), str(site.directory), directive, place, "--", *backend(site, place)]
+
+    return argv
+
+
+def uwsgi_backend(site: Site, place: str) -> list[str]:
+    return uwsgi(site, "--uwsgi-socket", place.removeprefix("unix:"))
+
+
 CONFIG = """\
 [app]
 name = "bench"
@@ -133,8 +150,8 @@ drain_timeout = 40.0
 """
 
 
-def instar(engine: str, steering: str = "") -> Callable[[Site], list[str]]:
-    """instar with an engine; `steering` as in the configuration, empty for its default."""
+def instar(engine: str, steering: str = "", bind: str = "") -> Callable[[Site], list[str]]:
+    """instar with an engine; `steering` and `bind` as in the configuration, empty for the default."""
 
     def argv(site: Site) -> list[str]:
         program = INSTAR_VENV / "bin" / "instar"
@@ -143,7 +160,7 @@ def instar(engine: str, steering: str = "") -> Callable[[Site], list[str]]:
         config = CONFIG.format(
             target=site.target,
             chdir=Path("bench/apps").resolve(),
-            bind=site.bind,
+            bind=bind or site.bind,
             workers=site.workers,
             threads=site.threads if site.interface == "wsgi" else 1,
             engine=engine,
@@ -155,6 +172,10 @@ def instar(engine: str, steering: str = "") -> Callable[[Site], list[str]]:
         return [str(program), "run", "-c", str(path)]
 
     return argv
+
+
+def instar_backend(protocol: str, engine: str = "granian") -> Callable[[Site, str], list[str]]:
+    return lambda site, place: instar(engine, bind=protocol + place)(site)
 
 
 def instar_env(directory: Path) -> dict[str, str]:
@@ -176,6 +197,12 @@ UWSGI_ROUTER = Kind("uWSGI http router", "wsgi", uwsgi_router)
 UWSGI_ROUTER_CLOSING = Kind("uWSGI http router, no keep-alive", "wsgi", uwsgi_router_closing)
 UWSGI_ROUTER_CHAIN = Kind("uWSGI http router, lazy-apps", "wsgi", uwsgi_router_chain)
 UWSGI_HTTP11 = Kind("uWSGI http11-socket", "wsgi", uwsgi_http11)
+NGINX_INSTAR_UWSGI = Kind("instar, nginx uwsgi_pass", "wsgi", behind_nginx("uwsgi_pass", instar_backend("uwsgi:")))
+NGINX_INSTAR_BINARY = Kind(
+    "instar engine uwsgi, nginx uwsgi_pass", "wsgi", behind_nginx("uwsgi_pass", instar_backend("uwsgi:", "uwsgi"))
+)
+NGINX_INSTAR_PROXY = Kind("instar, nginx proxy_pass", "wsgi", behind_nginx("proxy_pass", instar_backend("")))
+NGINX_UWSGI = Kind("uWSGI, nginx uwsgi_pass", "wsgi", behind_nginx("uwsgi_pass", uwsgi_backend))
 
 
 @contextlib.contextmanager
