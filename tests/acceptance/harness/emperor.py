@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,21 @@ class EmperorRun:
         argv = [str(INSTAR), "uwsgi", "--emperor", str(self.vassals), "--emperor-freq", "1", *options]
         if not options:
             argv = [str(INSTAR), "run", str(self.vassals)]
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment, cwd=self.folder
-            )
+        self.start_program(argv)
         wait_for("the Emperor answers", self._answers, 20.0)
         return self
+
+    def start_program(self, argv: Sequence[str | Path | None]) -> None:
+        """Start whatever is the Emperor."""
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [str(item) for item in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self.environment,
+                cwd=self.folder,
+            )
 
     def _answers(self) -> bool:
         assert self.process is not None

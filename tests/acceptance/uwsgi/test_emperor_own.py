@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.emperor import EmperorRun, Load, alive, free_port
+from harness.emperor import NO_UWSGI, UWSGI, EmperorRun, Load, alive, free_port
+from harness.instance import INSTAR
 from harness.waiting import wait_for
 
 
@@ -85,3 +88,37 @@ def test_directory_of_applications(emperor: EmperorRun) -> None:
     assert emperor.command("stop", "--emperor", str(emperor.vassals)).code == 0
     assert not alive(before["app.yml"])
     assert not emperor.left()
+
+
+@pytest.mark.skipif(UWSGI is None, reason=NO_UWSGI)
+def test_a_real_emperor_with_a_vassal_of_ours(emperor: EmperorRun) -> None:
+    port, stats = free_port(), emperor.folder / "stats.sock"
+    emperor.write(
+        "app.ini",
+        f"[uwsgi]\nhttp-socket = 127.0.0.1:{port}\nchdir = {emperor.server}\nmodule = app:build()\nmaster = true\n",
+    )
+    options = ["--emperor", emperor.vassals, "--emperor-freq", "1", "--emperor-stats", stats]
+    emperor.start_program([UWSGI, *options, "--emperor-wrapper", INSTAR.with_name("instar-uwsgi")])
+
+    def answers(release: str) -> bool:
+        try:
+            return emperor.get(port)[1].startswith(f"{release} ")
+        except OSError:
+            return False
+
+    def told() -> dict[str, int]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(str(stats))
+            answer = json.loads(b"".join(iter(lambda: sock.recv(65536), b"")))
+        return {key: answer["vassals"][0][key] for key in ("pid", "ready", "accepting", "loyal")}
+
+    wait_for("the vassal answers", lambda: answers("one"), 30.0)
+    wait_for("ready, accepting and loyal", lambda: list(told().values())[1:] == [1, 1, 1])
+    pid = told()["pid"]
+    emperor.deploy("two")
+    os.utime(emperor.vassals / "app.ini")
+    wait_for("byte 1: a handover", lambda: answers("two"), 30.0)
+    assert told()["pid"] == pid
+    (emperor.vassals / "app.ini").unlink()
+    wait_for("byte 0: the end", lambda: not alive(pid), 30.0)
+    assert emperor.stop() == 0

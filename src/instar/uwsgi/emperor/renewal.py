@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from instar.errors import ExitCode, InstarError
+from instar.errors import ConfigError, ExitCode, InstarError
 from instar.supervisor.report import Report, Stage
 from instar.uwsgi.emperor import dance, supervised
 from instar.uwsgi.emperor.link import Order
@@ -71,6 +71,11 @@ class Renewals:
             await _boot(vassal, process, report)
             if await supervised.status(vassal.file, process) is not None:
                 return await _hand_over(vassal, process, body, report)
+        if any(body.values()):
+            raise ConfigError(
+                f"cannot restart {vassal.name} with {', '.join(key for key in body if body[key])}: "
+                "it has no supervisor of instar's; leave the options out"
+            )
         if dance.dances(vassal.file):
             # One at a time: each needs the memory of one application more.
             with report.stage("wait"):
@@ -135,11 +140,9 @@ async def _until_ready(vassal: Vassal, stage: Stage, ready: Callable[[], bool]) 
         async with asyncio.timeout(READY_WITHIN):
             await vassal.changes.until(lambda: ready() or vassal.throttle.attempts > failures or _over(first, vassal))
     if not ready():
-        process = vassal.process
-        why = f"it isn't ready after {READY_WITHIN:g} s"
-        if process is not None and process.status is not None:
-            why = f"it {process.end_in_words}"
-        raise InstarError(f"cannot see {vassal.name} ready: {vassal.note or why}")
+        failed = vassal.throttle.attempts > failures
+        why = vassal.failure if failed else f"isn't ready after {READY_WITHIN:g} s"
+        raise InstarError(f"cannot see {vassal.name} ready: it {why}")
     stage.detail = f"pid {vassal.process.pid}" if vassal.process else ""
 
 

@@ -25,6 +25,8 @@ from instar.uwsgi.emperor.vassal_file import Kind, VassalFile
 HEALTHY_AFTER = 10.0
 #: Between two starts of a healthy vassal that ends (seconds): an immediate end must not become a busy loop.
 _PAUSE = 0.1
+#: What a process without clients has for its end (seconds).
+_BRIEFLY = 3.0
 #: Between two questions to a vassal's supervisor that boots (seconds).
 _ASK_EVERY = 0.5
 
@@ -66,6 +68,8 @@ class Vassal:
         self.first_run = self.last_run = 0.0
         #: Why it waits or doesn't run, for people.
         self.note = file.problem
+        #: How it failed last, after "it".
+        self.failure = "ended"
         self.throttle = Throttle(around.settings.throttle, around.settings.max_throttle)
         self._around = around
         self._blocker = blocker
@@ -209,10 +213,11 @@ class Vassal:
 
     async def end_standin(self, *, now: bool = False) -> None:
         """End it, gracefully unless `now`; if there is one."""
-        standin = self.standin
+        standin, settings = self.standin, self._around.settings
         if standin is not None and standin.alive:
-            order = Order.STOP if now else Order.STOP_GRACEFULLY
-            await self.end(standin, order, self._around.settings.curse_tolerance)
+            # A worker of uWSGI may miss the signal while it starts its threads: not worth half a minute.
+            order, mercy = (Order.STOP, _BRIEFLY) if now else (Order.STOP_GRACEFULLY, settings.curse_tolerance)
+            await self.end(standin, order, mercy)
             self.log(f"restarter of vassal {self.name} ended")
         self.standin = None
 
@@ -258,7 +263,9 @@ class Vassal:
         began = self._around.system.monotonic()
         await process.wait()
         await hooks.run(self._around.settings.stop_hook, self.name, self._around.settings, self.log)
-        healthy = process.loyal or process.stopping or self._around.system.monotonic() - began >= HEALTHY_AFTER
+        # One that says that it stops because it can't start is not healthy.
+        left = process.stopping and process.accepting
+        healthy = process.loyal or left or self._around.system.monotonic() - began >= HEALTHY_AFTER
         if not self._wanted:
             self.log(f"vassal {self.name} {process.end_in_words}")
             return
@@ -279,6 +286,7 @@ class Vassal:
             await asyncio.sleep(_ASK_EVERY)
 
     def _failed(self, why: str) -> None:
+        self.failure = why
         if not self._around.settings.no_blacklist:
             self.throttle.failed(self._around.system.monotonic())
         pause = self.throttle.remaining(self._around.system.monotonic())
