@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,6 +17,7 @@ from instar.errors import ConfigError, ExitCode
 if TYPE_CHECKING:
     from instar.uwsgi.explain import Explanation
     from instar.uwsgi.model import Instance
+    from instar.uwsgi.translate import Translation
     from instar.uwsgi.traps import Trap
 
 _STYLES = {
@@ -32,85 +32,54 @@ _STYLES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Checked:
-    """All that was found about one file."""
-
-    name: str
-    findings: list[Finding]
-    lines: list[Explanation] = dataclasses.field(default_factory=list)
-    traps: list[Trap] = dataclasses.field(default_factory=list)
-    instance: Instance | None = None
-
-    @property
-    def errors(self) -> int:
-        return sum(finding.level == "error" for finding in self.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "ok": not self.errors,
-            "config": self.name,
-            "kind": "uwsgi",
-            "plan": [{"what": label, "text": text} for label, text in _plan(self.instance)],
-            "lines": [line.to_dict() for line in self.lines],
-            "traps": [trap.to_dict() for trap in self.traps],
-            "findings": [finding.to_dict() for finding in self.findings],
-        }
-
-
 def check_uwsgi(name: str, *, load: bool, timeout: float | None, json: bool) -> None:
     """Explain a file, look for traps, and check what `instar uwsgi` would run."""
-    checked = _check(name, None, load=load, timeout=timeout)
-    if json:
-        print_json(checked.to_dict())
-    else:
-        _show(checked)
-    if checked.errors:
-        raise typer.Exit(ExitCode.USAGE)
-
-
-def check_folder(folder: Path, *, load: bool, timeout: float | None, json: bool) -> None:
-    """The same for each file of uWSGI in a folder; relative names start there, as they do for vassals."""
-    from instar.config.formats.uwsgi import is_uwsgi_file
-
-    names = sorted(path.name for path in folder.iterdir() if is_uwsgi_file(path.name) and path.is_file())
-    if not names:
-        raise ConfigError(f"cannot check {folder}: there is no file of uWSGI in it; check an instar.toml with -c FILE")
-    files = [_check(name, folder, load=load, timeout=timeout) for name in names]
-    errors = sum(item.errors for item in files)
-    if json:
-        answer = [item.to_dict() for item in files]
-        print_json({"ok": not errors, "config": str(folder), "kind": "folder", "files": answer})
-    else:
-        for item in files:
-            _show(item)
-    if errors:
-        raise typer.Exit(ExitCode.USAGE)
-
-
-def _check(name: str, folder: Path | None, *, load: bool, timeout: float | None) -> _Checked:
     from instar.config.formats.uwsgi import Surroundings, read
-    from instar.uwsgi.explain import by_table, explain
     from instar.uwsgi.translate import Translation
-    from instar.uwsgi.traps import traps
 
-    around = Surroundings(cwd=folder.absolute()) if folder else Surroundings()
+    around = Surroundings()
     try:
         config = read(name, surroundings=around)
     except ConfigError as problem:
-        return _Checked(name, _errors(problem))
+        if not json:
+            raise
+        print_json(_answer(name, [], [], None, [error("configuration", line) for line in str(problem).splitlines()]))
+        raise typer.Exit(ExitCode.USAGE) from None
     translation = Translation(config, around)
+    lines, found, instance, findings = _look(translation, load=load, timeout=timeout)
     notes = [warning(str(note.place), note.text) for note in config.notes]
+    if json:
+        print_json(_answer(name, lines, found, instance, notes + findings))
+    else:
+        _show(name, lines, found, instance, notes + findings)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _look(
+    translation: Translation, *, load: bool, timeout: float | None
+) -> tuple[list[Explanation], list[Trap], Instance | None, list[Finding]]:
+    from instar.uwsgi.explain import explain
+    from instar.uwsgi.traps import traps
+
     try:
-        lines, instance = explain(translation), translation.instance()
+        lines = explain(translation)
+        instance = translation.instance()
     except ConfigError as problem:
-        return _Checked(name, notes + _errors(problem), by_table(translation))
-    findings = [*notes, *_examine(instance, load=load, timeout=timeout)]
-    return _Checked(name, findings, lines, traps(translation), instance)
+        return (
+            _lines_at_least(translation),
+            [],
+            None,
+            [error("configuration", line) for line in str(problem).split("\n")],
+        )
+    return lines, traps(translation), instance, list(_examine(instance, load=load, timeout=timeout))
 
 
-def _errors(problem: ConfigError) -> list[Finding]:
-    return [error("configuration", line) for line in str(problem).splitlines()]
+def _lines_at_least(translation: Translation) -> list[Explanation]:
+    """What the table alone says, where the values can't be understood."""
+    from instar.uwsgi.explain import by_table
+
+    return by_table(translation)
 
 
 def _examine(instance: Instance, *, load: bool, timeout: float | None) -> Iterator[Finding]:
@@ -122,6 +91,20 @@ def _examine(instance: Instance, *, load: bool, timeout: float | None) -> Iterat
         # uWSGI starts without these folders, and so does instar.
         missing = finding.level == "error" and finding.subject.startswith(("[web.static]", "[app] pythonpath"))
         yield dataclasses.replace(finding, level="warning") if missing else finding
+
+
+def _answer(
+    name: str, lines: list[Explanation], found: list[Trap], instance: Instance | None, findings: list[Finding]
+) -> dict[str, Any]:
+    return {
+        "ok": not any(finding.level == "error" for finding in findings),
+        "config": name,
+        "kind": "uwsgi",
+        "plan": [{"what": label, "text": text} for label, text in _plan(instance)],
+        "lines": [line.to_dict() for line in lines],
+        "traps": [trap.to_dict() for trap in found],
+        "findings": [finding.to_dict() for finding in findings],
+    }
 
 
 def _plan(instance: Instance | None) -> Iterator[tuple[str, str]]:
@@ -153,12 +136,14 @@ def _handlers(instance: Instance) -> dict[str, str]:
     return {pool: ", ".join(texts) for pool, texts in pools.items()}
 
 
-def _show(checked: _Checked) -> None:
+def _show(
+    name: str, lines: list[Explanation], found: list[Trap], instance: Instance | None, findings: list[Finding]
+) -> None:
     from rich.table import Table
 
     screen = console()
-    for file, group in itertools.groupby(checked.lines, key=lambda line: line.place.file):
-        screen.print(f"[bold]{escaped(file or checked.name)}[/]")
+    for file, group in itertools.groupby(lines, key=lambda line: line.place.file):
+        screen.print(f"[bold]{escaped(file or name)}[/]")
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for line in group:
             setting = f" [dim]({escaped(line.setting)})[/]" if line.setting else ""
@@ -167,14 +152,14 @@ def _show(checked: _Checked) -> None:
             table.add_row(str(line.place.line or ""), what, effect, f"{escaped(line.text)}{setting}")
         screen.print(table)
     rest = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for label, text in _plan(checked.instance):
+    for label, text in _plan(instance):
         rest.add_row("", escaped(label), escaped(text))
-    for finding in [*map(_trap, checked.traps), *checked.findings]:
+    for finding in [*map(_trap, found), *findings]:
         rest.add_row(MARKS[finding.level], escaped(finding.subject), escaped(finding.text))
     screen.print()
     screen.print(rest)
     screen.print()
-    screen.print(_verdict(checked))
+    screen.print(_verdict(name, findings))
 
 
 def _trap(trap: Trap) -> Finding:
@@ -183,9 +168,8 @@ def _trap(trap: Trap) -> Finding:
     return warning("trap", f"{trap.place}: {trap.text}" if trap.place.file else trap.text)
 
 
-def _verdict(checked: _Checked) -> str:
-    if checked.errors:
-        errors = f"{checked.errors} error{'s' if checked.errors > 1 else ''}"
-        return f"[red]{errors}[/]: `instar uwsgi {escaped(checked.name)}` would not work"
-    name = escaped(checked.name)
-    return f"[green]ready[/]: run it with `instar uwsgi {name}`, or make an instar.toml with `instar convert {name}`"
+def _verdict(name: str, findings: list[Finding]) -> str:
+    errors = sum(finding.level == "error" for finding in findings)
+    if errors:
+        return f"[red]{errors} error{'s' if errors > 1 else ''}[/]: `instar uwsgi` would not work"
+    return f"[green]ready[/]: run it with `instar uwsgi {escaped(name)}`, or make an instar.toml with `instar convert`"

@@ -23,8 +23,8 @@ def check(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODULE:ATTR|FILE|DIR",
-            help="Application, where there is no file; or a configuration file of uWSGI, or a folder of them.",
+            metavar="MODULE:ATTR|FILE",
+            help="Application, where there is no file; or a configuration file of uWSGI.",
             show_default=False,
         ),
     ] = None,
@@ -56,12 +56,14 @@ def check(
       instar check -c /etc/mysite/instar.toml --json
       instar check --schema > instar.schema.json
       instar check /srv/galaxy/vassals/vassal-zergling.yml
-      instar check /srv/galaxy/vassals/
     """
     if schema:
         _print_schema()
         return
-    if target and _is_of_uwsgi(target, load=load, timeout=timeout, json=json):
+    if target and _is_file_of_uwsgi(target):
+        from instar.cli._check_uwsgi import check_uwsgi
+
+        check_uwsgi(target, load=load, timeout=timeout, json=json)
         return
     from instar import config as configuration
 
@@ -81,22 +83,11 @@ def check(
         raise typer.Exit(ExitCode.USAGE)
 
 
-def _is_of_uwsgi(target: str, *, load: bool, timeout: float | None, json: bool) -> bool:
-    """Whether it named files of uWSGI, which then have been checked."""
+def _is_file_of_uwsgi(target: str) -> bool:
     from instar.config.formats.uwsgi import is_uwsgi_file
 
-    folder = Path(target)
-    # `app` may be a folder and yet meant as a module, but for the attribute that was forgotten.
-    holds = folder.is_dir() and ("/" in target or any(is_uwsgi_file(path.name) for path in folder.iterdir()))
-    if not is_uwsgi_file(target) and not holds:
-        return False
-    from instar.cli._check_uwsgi import check_folder, check_uwsgi
-
-    if is_uwsgi_file(target):
-        check_uwsgi(target, load=load, timeout=timeout, json=json)
-    else:
-        check_folder(folder, load=load, timeout=timeout, json=json)
-    return True
+    # `package.ini:app` could be a module as well, if nobody named a file.
+    return is_uwsgi_file(target)
 
 
 def examine(config: Config, *, load: bool, timeout: float) -> Iterator[Finding]:

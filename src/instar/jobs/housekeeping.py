@@ -15,7 +15,7 @@ from instar.jobs.store import JobStore
 logger = logging.getLogger("instar.jobs")
 
 #: Seconds between two signs of life in the store.
-BEAT: Final = 10.0
+BEAT = 10.0
 _ROUND: Final = 60.0
 
 

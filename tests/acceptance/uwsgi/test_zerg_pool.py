@@ -91,34 +91,6 @@ def test_the_pool_is_killed_and_comes_back(zerg: ZergWorld, kept: bool) -> None:
 
 
 @pytest.mark.long
-def test_a_pool_that_routes_is_restarted(zerg: ZergWorld, folder: Path) -> None:
-    """What goes through its router is finished, what comes meanwhile waits. (Idle connections are closed.)"""
-    zerg.keep()
-    pool = zerg.our_pool()
-    zerg.zergling("real", "one")
-    clients = {name: CLIENTS[name] for name in ("new", "busy", "upload", "gated", "stream")}
-    with LoadProcess(folder / "load", Target(port=zerg.http_port), clients, keep_alive=60.0) as load:
-        for _ in range(2):
-            pool.process.terminate()
-            assert pool.ends() == 0
-            pool = zerg.our_pool()
-            zerg.until("one")
-        report = load.stop()
-    assert not report.failures, report.table()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("kind", ["ours", "real"])
-def test_several_pools_and_http_on_their_sockets(zerg: ZergWorld, kind: str) -> None:
-    one, two, second = free_port(), free_port(), zerg.folder / "second.sock"
-    zerg.our_pool(["--zerg-pool", f"{zerg.pool_path}:127.0.0.1:{one},{zerg.app_sock}"])
-    zerg.our_pool(["--zerg-pool", f"{second}:127.0.0.1:{two}"])
-    zerg.zergling(kind, "one", "--zerg", str(second), "--protocol", "http")
-    for zerg.http_port in (one, two):
-        assert zerg.ask("http") == "one"
-
-
-@pytest.mark.long
 def test_a_foreign_zergling_holds_the_sockets_of_a_pool_that_nobody_kept(zerg: ZergWorld) -> None:
     zerg.our_pool().kill()
     pool = zerg.our_pool()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from harness.waiting import wait_for
 from zerg_world import Hammer, ZergWorld
 
 pytestmark = pytest.mark.usefixtures("needs_uwsgi")
@@ -42,28 +41,6 @@ def test_the_real_pool_is_killed(zerg: ZergWorld) -> None:
     hammer.stop()
     one.letter("q")
     assert one.ends() == 0
-
-
-@pytest.mark.long
-def test_our_pool_takes_over_from_the_real_one(zerg: ZergWorld) -> None:
-    """Through a zergling of ours, which has the real pool's sockets: nobody has to stop for the change of pools."""
-    real = zerg.real_pool()
-    one = zerg.zergling("ours", "one")
-    hammer = Hammer(zerg)
-    hammer.answered("one")
-    real.kill()
-    ours = zerg.our_pool()
-    hammer.answered("one")
-    assert f"the socket for 127.0.0.1:{zerg.port} came back from a zergling" in ours.text()
-    # Its HTTP socket went with the real one; this one is new, and the router's until the zergling is replaced.
-    assert zerg.ask("http") == "one"
-    assert ours.status()["routers"][0]["on"]
-    zerg.zergling("ours", "two")
-    wait_for("the router is off", lambda: not ours.status()["routers"][0]["on"])
-    one.letter("q")
-    assert one.ends() == 0
-    assert [zerg.ask(where) for where in ("tcp", "unix", "http")] == ["two"] * 3
-    hammer.stop()
 
 
 @pytest.mark.long

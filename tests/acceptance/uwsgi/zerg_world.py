@@ -23,8 +23,6 @@ from harness.waiting import wait_for
 from instar.system.notify import close_all, notice_socket, receive
 from instar.uwsgi.emperor import exec_with
 
-#: A signal that ends an instance after its open requests, as the recipe has it.
-GRACEFUL = ["--hook-master-start", "unix_signal:15 gracefully_kill_them_all"]
 OURS = [str(Path(sys.executable).with_name("instar-uwsgi"))]
 
 
@@ -152,7 +150,7 @@ class ZergWorld:
         return self.keeper
 
     def our_pool(self, arguments: Sequence[str] | None = None, *, ready: bool = True) -> Started:
-        argv, fds = [*OURS, *GRACEFUL, *(arguments or self.pool_arguments)], []
+        argv, fds = [*OURS, "--die-on-term", *(arguments or self.pool_arguments)], []
         env = {}
         if self.keeper is not None:
             argv, fds = self.keeper.command(argv)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))
 from job_tools import TestHolder
 from postgres_server import NoPostgresError, server
 
+from instar.jobs.states import MOVES
 from instar.jobs.store import JobStore
 
 _numbers = itertools.count(1)
@@ -49,8 +51,20 @@ def url(request, tmp_path: Path) -> str:
 
 @pytest.fixture
 def store(url: str) -> Iterator[JobStore]:
+    """A store that has seen no move which isn't in the table, when the test is over."""
     with JobStore.open(url) as store:
+        if url.startswith("postgresql"):
+            yield store
+            return
+        with sqlite3.connect(url) as watched:
+            watched.execute("CREATE TABLE moves (a, b)")
+            watched.execute(
+                "CREATE TRIGGER watch AFTER UPDATE OF state ON instar_job WHEN old.state <> new.state"
+                " BEGIN INSERT INTO moves VALUES (old.state, new.state); END"
+            )
         yield store
+        with sqlite3.connect(url) as watched:
+            assert set(watched.execute("SELECT DISTINCT a, b FROM moves")) <= set(MOVES)
 
 
 @pytest.fixture

@@ -289,20 +289,6 @@ async def test_a_failed_start_leaves_everything_for_the_next(place: Place, super
     await place.pool(place.instance(tcp), notifier=supervisor.notifier, inherited=supervisor.inherited())
 
 
-async def test_addresses_of_ipv6(place: Place) -> None:
-    try:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
-            port = free.getsockname()[1]
-    except OSError:
-        pytest.skip("needs IPv6 on the loopback interface")
-    await place.pool(place.instance(f"[::1]:{port}", "[::]:0", http="[::1]:0", nodes=(f"[::1]:{port}",)))
-    ours = await place.zergling()
-    binds = [item.bind for item in ours.sockets]
-    assert binds[0] == f"uwsgi:[::1]:{port}"
-    assert binds[1].startswith("uwsgi:[::]:")
-    assert binds[2].startswith("[::1]:")
-
-
 async def test_permissions(place: Place) -> None:
     await place.pool(place.instance(f"unix:{place.folder}/app", mode=0o600))
     for path in (place.path, side.side_path(place.path), place.folder / "app"):
