@@ -21,6 +21,7 @@ from instar.supervisor.tasks import Tasks
 from instar.uwsgi import dance
 from instar.uwsgi.around import Around
 from instar.uwsgi.attach import Attached, Zergling
+from instar.uwsgi.comeback import Comeback
 from instar.uwsgi.controls import Controls
 from instar.uwsgi.emperor.link import News
 from instar.uwsgi.master import SupervisedHost
@@ -42,10 +43,13 @@ class ApplicationInstance:
         self._zergling: Zergling | None = None
         self._attached: tuple[Attached, ...] = ()
         self._controls: Controls | None = None
+        self._comeback: Comeback | None = None
         self._pool: Pool | None = None
         self._folder = dance.folder_of(around.instance)
         #: Hooks that run once have run.
         self._accepted = False
+        #: It has served: a hook that fails from now on is rolled back.
+        self._settled = False
         #: Why the instance ends by itself.
         self._failure = ""
         self._supervisor: Supervisor | None = None
@@ -142,6 +146,9 @@ class ApplicationInstance:
         around.world.output.parent.mkdir(mode=0o700, exist_ok=True)
         host = SupervisedHost(supervisor)
         self._controls = controls = Controls(around, host)
+        self._comeback = Comeback(supervisor, self._leave_clients)
+        if instance.zerg:
+            controls.master.instead_of_end = self._come_back
         supervisor.full_drain = instance.mercy
         supervisor.on_stop = self._leaving
         supervisor.signals = controls.signals()
@@ -164,10 +171,16 @@ class ApplicationInstance:
             self._around.notifier.ready(f"generation {generation.number} serves")
 
     def _leaving(self) -> None:
+        self._leave_clients()
+        self._around.leaving()
+
+    def _leave_clients(self) -> None:
         # The pool's router has to be on before we stop accepting.
         if self._zergling:
             self._zergling.say("leaving")
-        self._around.leaving()
+
+    def _come_back(self) -> bool:
+        return bool(self._around.link.connected and self._comeback and self._comeback.begin())
 
     async def _become_loyal(self, supervisor: Supervisor) -> None:
         while not (supervisor.registry.live and supervisor.registry.live.sum(Column.REQUESTS)):
@@ -185,6 +198,11 @@ class ApplicationInstance:
             if self._zergling:
                 self._zergling.say("serving")
             around.link.say(News.ACCEPTING)
+            if self._comeback and self._comeback.anew and self._controls:
+                # As the process that the Emperor would have started. Not earlier: until then the first FIFO is the
+                # other zergling's, for which its own hook may be looking.
+                self._accepted = self._comeback.anew = False
+                self._controls.fifo.command("0")
             first, self._accepted = not self._accepted, True
             try:
                 if first:
@@ -194,8 +212,9 @@ class ApplicationInstance:
                     if around.notifier:
                         around.notifier.status(f"generation {generation} serves")
                     await around.run("post-app", "post-fork", "accepting", "accepting1")
+                self._settled = True
             except HookError as error:
-                if first and self._supervisor:
+                if not self._settled and self._supervisor:
                     # uWSGI destroys the instance: whoever was to be told has not been, and both would go on.
                     self._failure = str(error)
                     self._supervisor.stop(now=False)

@@ -50,10 +50,14 @@ class Master:
         self._pidfiles = pidfiles
         #: Tells the Emperor that the instance needs help.
         self.sos: Callable[[], object] = lambda: None
+        #: Asked when the FIFO says `q`: whether something better than an end was begun.
+        self.instead_of_end: Callable[[], bool] = lambda: False
 
     def letter(self, letter: str) -> None:
         """A letter of the FIFO; unknown ones are passed over, as by uWSGI."""
         order = order_of(letter)
+        if order is Order.STOP and self.instead_of_end():
+            return
         if order is not None:
             self.obey(order, f"the master FIFO ({letter})")
 

@@ -43,6 +43,11 @@ class EmperorLink:
         sock.setblocking(False)
         return cls(sock)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is an Emperor, which starts us again when we end."""
+        return self._sock is not None
+
     def listen(self, act: Callable[[Order], object]) -> None:
         """Obey the Emperor from now on."""
         if self._sock is not None:

@@ -58,6 +58,7 @@ _APPLICATION = """\
   env: TEST_BEATS={beats}
   module: web.buildapp:uwsgi_app()
   thunder-lock: true
+  disable-logging: true
   die-on-term: true
   hook-master-start: unix_signal:2 gracefully_kill_them_all
   hook-master-start: unix_signal:15 gracefully_kill_them_all
@@ -168,6 +169,37 @@ class Member:
         return int(self.process.returncode)
 
 
+class Emperor(Member):
+    """The Emperor of the recipe's vassals; asked for its status, it answers as its zergling does."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.name = "emperor"
+        self.output = recipe.root / "emperor.out"
+        self.state_dir = recipe.root / "state" / recipe.zergling.stem
+        argv = [str(INSTAR_UWSGI), "--emperor", str(recipe.zergling.parent), "--emperor-wrapper", str(INSTAR_UWSGI)]
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*argv, "--emperor-freq", "1"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=recipe.environment | {"INSTAR_STATE_DIR": str(recipe.root / "state")},
+                cwd=recipe.root,
+            )
+
+    def log(self) -> str:
+        """What its vassals said."""
+        files = self.state_dir.parent.glob(".emperors/*/app/output/vassals/*.out")
+        stored = self.state_dir.parent.glob(".emperors/*/control/log/*")
+        return "".join(path.read_text(errors="replace") for path in (*files, *stored))
+
+    def serving(self, suffix: str = "") -> bool:
+        assert self.alive, f"the Emperor ended with {self.process.returncode}:\n{self.said()[-6000:]}"
+        with contextlib.suppress(OSError, AssertionError):
+            return bool(self.status(suffix)["state"] == "serving")
+        return False
+
+
 class Recipe:
     """The folder. `clean_up` ends every process, whatever happened."""
 
@@ -221,6 +253,13 @@ class Recipe:
         member = self.start(file)
         wait_for(f"{member.name} serves", member.serving, limit)
         return member
+
+    def emperor(self) -> Emperor:
+        """The command line of the recipe, with instar in uWSGI's place."""
+        emperor = Emperor(self)
+        self.members.append(emperor)
+        wait_for("the vassals serve", emperor.serving, 40)
+        return emperor
 
     def up_beside(self, file: Path, ordinal: int = 2) -> tuple[Member, str]:
         """Start one of a name that runs already; it has a state directory beside the other's."""

@@ -75,6 +75,49 @@ def test_the_recipe_as_written(recipe: Recipe, rounds: int) -> None:
     assert {number: len(found) for number, found in gaps.items()} == {1: rounds, 2: rounds}
 
 
+def test_the_recipe_under_its_emperor(recipe: Recipe) -> None:
+    """The whole recipe, by its own command lines. A is told to quit, and comes back without letting a mule go."""
+    emperor = recipe.emperor()
+    alone(recipe, emperor)
+    pid = emperor.status()["pid"]
+    under_load = load(recipe)
+    for generation in (2, 3):
+        (recipe.root / "server/release").write_text(f"release {generation}")
+        b = recipe.up(recipe.restarter)
+        assert b.ended() == 0
+        wait_for("A serves alone", lambda: len(emperor.status()["generations"]) == 1, 30)
+        assert emperor.status()["web"]["live_generation"] == generation and emperor.status()["pid"] == pid
+        alone(recipe, emperor)
+    check(under_load.stop())
+    gaps = recipe.gaps()
+    print(gaps)
+    assert {number: len(found) for number, found in gaps.items()} == {1: 2, 2: 2}
+    assert max(max(found) for found in gaps.values()) < 0.15, gaps
+    emperor.process.send_signal(signal.SIGINT)
+    assert emperor.ended(40) == 0
+    assert not recipe.mules()
+
+
+@pytest.mark.long
+def test_a_broken_release_under_the_emperor_leaves_the_restarter(recipe: Recipe) -> None:
+    """A can't come back: B serves on, A's mules work on in the old code, and the repaired release is taken."""
+    emperor = recipe.emperor()
+    alone(recipe, emperor)
+    under_load = load(recipe)
+    build = recipe.root / "server/lib/web/buildapp.py"
+    good = build.read_text()
+    broken = "import os\nassert os.environ['INSTAR_APP'] != 'vassal-zergling', 'broken release'\n"
+    build.write_text(broken + good)
+    b = recipe.up(recipe.restarter)
+    wait_for("A has tried", lambda: "restart: rolled-back" in emperor.log(), 30)
+    assert b.alive and len(recipe.mules()) == 2
+    build.write_text(good)
+    assert b.ended(60) == 0
+    alone(recipe, emperor)
+    check(under_load.stop())
+    assert max(max(found) for found in recipe.gaps().values()) < 0.15
+
+
 @pytest.mark.long
 def test_a_single_dance_with_mules_on_both_sides(recipe: Recipe) -> None:
     """What uWSGI can't do. The successor's mules take over within 50 ms."""
