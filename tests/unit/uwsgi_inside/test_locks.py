@@ -10,6 +10,7 @@ import time
 import pytest
 from inside_tools import Child
 
+from instar.uwsgi.inside import locks as module
 from instar.uwsgi.inside.leaving import Leaving
 from instar.uwsgi.inside.locks import LeavingError, Locks
 
@@ -129,14 +130,17 @@ def in_a_mule(tmp_path):
 
 def test_a_mule_waits_for_a_lock_as_well(locks, in_a_mule):
     locks.lock(0)
-    threading.Timer(0.1, locks.unlock, (0,)).start()
+    timer = threading.Timer(0.1, locks.unlock, (0,))
+    timer.start()
     in_a_mule.lock(0)
+    timer.join()
     assert in_a_mule.is_locked(0)
     in_a_mule.unlock(0)
     assert not locks.is_locked(0)
 
 
-def test_a_mule_that_has_to_leave_gives_up_and_takes_nothing(locks, in_a_mule):
+def test_a_mule_that_has_to_leave_gives_up_and_takes_nothing(locks, in_a_mule, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
     locks.lock(0)
     threading.Timer(0.1, in_a_mule.leaving.set).start()
     with pytest.raises(LeavingError, match="cannot wait for lock 0 of uwsgi: this mule has to leave"):
@@ -150,6 +154,14 @@ def test_a_mule_that_has_to_leave_gives_up_and_takes_nothing(locks, in_a_mule):
     while not locks._try(0):
         # The threads that waited had it for a moment, and gave it back.
         assert time.monotonic() < end
+
+
+def test_a_lock_that_comes_soon_is_waited_for(locks, in_a_mule):
+    locks.lock(0)
+    in_a_mule.leaving.set()
+    threading.Timer(0.1, locks.unlock, (0,)).start()
+    in_a_mule.lock(0)
+    assert in_a_mule.is_locked(0)
 
 
 def test_a_mule_whose_wait_is_interrupted_takes_nothing(locks, in_a_mule):

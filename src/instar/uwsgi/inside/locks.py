@@ -4,8 +4,8 @@ Each number is one byte of a file, locked with open file description locks (fcnt
 soon as their process has ended, however it ends, and they don't go away when the process closes some other descriptor
 of the file. Threads of one process share its description, so a lock of theirs stands before each byte.
 
-A mule that has to leave must not wait for a lock that another mule holds while it listens to their farm: the wait ends
-with an error then.
+A mule that has to leave must not wait long for a lock that another mule holds while it listens to their farm: the wait
+ends with an error then.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from instar.uwsgi.inside.leaving import Leaving
 
 #: struct flock: l_type, l_whence, l_start, l_len, l_pid, and the padding to the next word.
 _FLOCK = struct.Struct("@hhqqi0q")
+
+
+#: Seconds that a leaving mule still waits: a holder that leaves as well gives the lock back by then.
+PATIENCE = 2.0
 
 
 class LeavingError(InstarError):
@@ -117,6 +121,8 @@ class _Wait:
     def __init__(self, locks: Locks, number: int) -> None:
         self._locks = locks
         self._number = number
+        #: Set when the lock is ours; `_over` also when the mule has to leave.
+        self._have = threading.Event()
         self._over = threading.Event()
         self._guard = threading.Lock()
         self._given_up = False
@@ -128,6 +134,7 @@ class _Wait:
         try:
             with leaving.watched_by(self._over):
                 self._over.wait()
+            self._have.wait(PATIENCE)
         except BaseException:
             # A signal handler may raise, also when the lock has come at the same moment.
             if not self._give_up():
@@ -147,6 +154,7 @@ class _Wait:
         with self._guard:
             self._taken = not self._given_up
         if self._taken:
+            self._have.set()
             self._over.set()
         else:
             self._locks.unlock(self._number)
