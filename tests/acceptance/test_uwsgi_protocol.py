@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from harness.nginx import nginx
 from harness.project import Project, free_port
 from harness.promise import breathe
 from harness.uwsgi_binary import program, uwsgi
+from harness.waiting import wait_for
 
 from load.ledger import Outcome
 from load.process import LoadProcess
@@ -185,3 +187,41 @@ def test_restarts_of_the_real_uwsgi_lose_nothing(project: Project, instance: Ins
         assert report.generations() == set(range(1, restarts + 2)), report.table()
     assert complaints == []
     instance.settled(restarts + 1)
+
+
+@pytest.mark.parametrize("engine", ["granian", pytest.param("uwsgi", marks=pytest.mark.long)])
+def test_workers_are_recycled_behind_nginx_without_loss(project: Project, instance: Instance, engine: str) -> None:
+    if engine == "uwsgi":
+        program()
+    where = f"127.0.0.1:{free_port()}"
+    project.config["app"]["target"] = "apps.wsgi:app"
+    project.config["web"] |= {"bind": [f"uwsgi:{where}"], "threads": 8, "engine": engine, "max_requests": 150}
+    instance.start()
+    before = set(instance.workers())
+    with nginx(project.root / "nginx", LOCATIONS, f"upstream ours {{ server {where} max_fails=0; }}") as front:
+        clients = {"new": {"count": 3, "pause": 0.01}, "busy": {"count": 3, "pause": 0.005}, "upload": {"seconds": 0.5}}
+        with LoadProcess(project.root, Target(port=front.port), clients, keep_alive=3600.0) as load:
+            wait_for("both workers were replaced", lambda: not before & set(instance.workers()), limit=60)
+            report = load.stop()
+        complaints = front.complaints()
+    assert not report.failures, report.table()
+    assert complaints == []
+
+
+@pytest.mark.parametrize("engine", ["uvicorn", "gunicorn", pytest.param("sync", marks=pytest.mark.long)])
+def test_other_engines_serve_both(project: Project, instance: Instance, engine: str) -> None:
+    where = project.root / "u.sock"
+    project.config["app"]["target"] = "apps.wsgi:app"
+    project.config["web"] |= {"bind": [*project.config["web"]["bind"], f"uwsgi:unix:{where}"], "engine": engine}
+    if engine == "sync":
+        project.config["web"] |= {"engine": "gunicorn", "worker_class": "sync"}
+    instance.start()
+    with nginx(project.root / "nginx", LOCATIONS, f"upstream ours {{ server unix:{where}; }}") as front:
+        for generation in (1, 2):
+            for port in (front.port, project.port):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/?n=t", timeout=20) as answer:
+                    assert answer.headers["x-generation"] == str(generation)
+                    assert answer.read().startswith(f"t {generation} ".encode())
+            if generation == 1:
+                assert instance.command("restart").code == 0
+        assert front.complaints() == []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import threading
 from pathlib import Path
 
 import pytest
-from peer import VARIABLES, Answer, exchange, packet, read_all, request, serving
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peer import VARIABLES, Answer, exchange, packet, read_all, request, serving, tcp_pair
+
+from instar.engines.uwsgi_protocol.connection import Limits, Requests
 
 PLAIN = [("Content-Type", "text/plain")]
 
@@ -158,6 +163,25 @@ def test_the_answer_survives_a_body_that_nobody_reads() -> None:
         answer = Answer.parse(read_all(sock))
         sender.join()
     assert answer.body == b"hello"
+
+
+def test_the_answer_survives_chunks_without_a_length() -> None:
+    # As uWSGI's HTTP router sends them. The application sees no body, as under uWSGI.
+    chunks = b"100000\r\n" + bytes(0x100000) + b"\r\n0\r\n\r\n"
+
+    def app(environ, start_response):
+        start_response("200 OK", PLAIN)
+        return [environ["wsgi.input"].read() + b"none"]
+
+    with serving(app) as sock:
+        sender = threading.Thread(
+            target=sock.sendall, args=(request(REQUEST_METHOD="POST", HTTP_TRANSFER_ENCODING="chunked") + chunks * 8,)
+        )
+        sender.start()
+        answer = Answer.parse(read_all(sock))
+        sender.join()
+        sock.shutdown(socket.SHUT_WR)
+    assert answer.body == b"none"
 
 
 def test_a_peer_that_goes_away_in_the_middle_of_a_body_is_no_end_of_the_body() -> None:
@@ -427,6 +451,24 @@ def test_a_client_that_goes_away_is_no_failure_of_the_application(capfd) -> None
         sock.close()
         assert closed.wait(10)
     assert capfd.readouterr().err == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_are_answered_or_the_connection_is_closed(data: bytes, head: bool) -> None:
+    """Nothing that a peer sends gets out of the server as an exception: that would end the thread."""
+    if head:
+        data = request(data[:100])[: len(data) * 3] + data
+    client, server = tcp_pair()
+    with client, server:
+        client.settimeout(10)
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        Requests(hello, Limits(1000, 1.0), multithread=True, multiprocess=True).serve(server)
+        server.close()
+        with contextlib.suppress(ConnectionResetError):
+            answer = read_all(client)
+            assert answer == b"" or answer == bytes((100, 0, 0, 1)) or answer.startswith(b"HTTP/1.1 ")
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\0"])

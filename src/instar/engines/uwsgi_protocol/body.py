@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from instar.engines.uwsgi_protocol.packet import PeerLostError, RefusedError
+from instar.engines.uwsgi_protocol.packet import Head, PeerLostError, RefusedError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -21,12 +21,15 @@ _DRAIN_LIMIT = 30.0
 class Body(io.RawIOBase):
     """Reads exactly the body; the peer's end of file before that is an error, not the end of the body."""
 
-    def __init__(self, sock: socket.socket, rest: bytes, length: int, timeout: float) -> None:
+    def __init__(self, sock: socket.socket, head: Head, timeout: float) -> None:
+        """Raises RefusedError for a length that is no number."""
         super().__init__()
         self._sock = sock
         self._timeout = timeout
-        self._rest = memoryview(rest)[:length]
-        self.left = length
+        self.left = content_length(head.variables)
+        self._rest = memoryview(head.rest)[: self.left]
+        #: uWSGI's own router passes chunks on as they are, and says no length. To the application that is no body.
+        self._endless = "HTTP_TRANSFER_ENCODING" in head.variables and not head.variables.get("CONTENT_LENGTH")
 
     def readable(self) -> bool:
         """Yes."""
@@ -63,16 +66,16 @@ class Body(io.RawIOBase):
         """
         self.left -= len(self._rest)
         self._rest = self._rest[:0]
-        if self.left <= 0:
+        if self.left <= 0 and not self._endless:
             return
         end = time.monotonic() + _DRAIN_LIMIT
         scratch = bytearray(_BUFFER)
         with contextlib.suppress(OSError):
             # The peer may already have all that it wants, and close instead of sending the rest.
             self._sock.shutdown(socket.SHUT_WR)
-            while self.left > 0 and (patience := end - time.monotonic()) > 0:
+            while (self.left > 0 or self._endless) and (patience := end - time.monotonic()) > 0:
                 self._sock.settimeout(min(self._timeout, patience))
-                count = self._sock.recv_into(scratch, min(_BUFFER, self.left))
+                count = self._sock.recv_into(scratch, 0 if self._endless else min(_BUFFER, self.left))
                 if not count:
                     return
                 self.left -= count

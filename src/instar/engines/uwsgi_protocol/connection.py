@@ -11,7 +11,7 @@ import traceback
 from typing import Any
 
 from instar.engines.uwsgi_protocol import environ
-from instar.engines.uwsgi_protocol.body import Body, as_input, content_length
+from instar.engines.uwsgi_protocol.body import Body, as_input
 from instar.engines.uwsgi_protocol.packet import (
     MANAGE_PATH_INFO,
     PING,
@@ -67,7 +67,7 @@ class Requests:
             self._request(sock, head)
 
     def _request(self, sock: socket.socket, head: Head) -> None:
-        body = Body(sock, head.rest, content_length(head.variables), self.limits.timeout)
+        body = Body(sock, head, self.limits.timeout)
         env = environ.build(head, as_input(body), multithread=self.multithread, multiprocess=self.multiprocess)
         response = Response(sock, env["REQUEST_METHOD"], self.limits.timeout)
         if self._run(sock, env, response):
