@@ -6,6 +6,7 @@
 | `ticket` | who begins, or that nobody ever will; appears whole and never changes: whoever makes it decides |
 | `lock` | its bytes are locked: 0 by who is responsible for the attempt, 1 by all that it started; who that is (JSON) |
 | `exit` | how it ended (JSON, appears whole) |
+| `timed_out` | a cluster's job was ended since its time was over |
 | `out`, `err` | its output |
 | `error` | of a callable: its exception, in one line |
 | `progress`, `result` | what it says of itself: JSON, of which the last whole line counts; one JSON value |
@@ -49,6 +50,8 @@ class Ticket:
     pid: int = 0
     start: int = 0
     at: float = 0.0
+    #: In a cluster: number of the job that has begun.
+    slurm: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Folder:
         self.out = path / "out"
         self.err = path / "err"
         self.work = path / "work"
+        self.timed_out = path / "timed_out"
         self.progress_file = path / "progress"
         self.result_file = path / "result"
         self.error_file = path / "error"
@@ -205,7 +209,9 @@ class Folder:
                     os.fsync(fd)
             os.link(temporary, self.path / name)
         except FileExistsError:
-            return False
+            # On NFS an answer may be lost and the request repeated: it was ours if the file has two names.
+            if temporary.stat().st_nlink != 2:
+                return False
         finally:
             temporary.unlink(missing_ok=True)
         if sync:

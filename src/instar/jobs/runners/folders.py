@@ -52,7 +52,8 @@ class FolderRunner(Runner):
         """Begin to watch."""
         self.sink = sink
         try:
-            self._since = make_home(self.setup.folder)
+            # What wasn't on the disk when the power went is lost as well.
+            self._since = max(make_home(self.setup.folder), traces.booted())
             sweep(self.setup.folder)
             self.prepare()
         except OSError as error:

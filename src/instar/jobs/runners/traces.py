@@ -54,17 +54,17 @@ def ended(key: str, folder: Folder, end: Exit, external_id: str = "") -> Notice:
     )
 
 
-def settle(assignment: Assignment, folder: Folder, home_since: float) -> Notice:
+def settle(assignment: Assignment, folder: Folder, since: float) -> Notice:
     """What became of an attempt that perhaps nobody has begun: from now on it is certain.
 
-    Without a trace it has not begun, unless traces have been lost: with the folder of all attempts, or with the power.
+    Without a trace it has not begun, unless traces have been lost: those from before `since` (seconds since the epoch).
     """
     seen = look(assignment.key, folder)
     if seen is None and not folder.void():
         seen = look(assignment.key, folder)
     if seen is not None:
         return seen
-    if assignment.external_id or assignment.dispatched_at < max(home_since, _booted()):
+    if assignment.external_id or assignment.dispatched_at < since:
         error = "its traces are gone: the host went down, or the folder of the jobs was emptied"
         return Notice(assignment.key, Phase.LOST, error=error)
     return Notice(assignment.key, Phase.NEVER)
@@ -116,6 +116,6 @@ def _group(folder: Folder) -> ProcessGroup | None:
     return ProcessGroup(path) if path.name == f"instar-job-{folder.path.name}" else None
 
 
-def _booted() -> float:
+def booted() -> float:
     """Seconds since the epoch at which this host was started."""
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
