@@ -205,6 +205,7 @@ def test_cancel_asks_first(desk: Desk, tmp_path: Path) -> None:
     assert desk.folder(assignment).out.read_text() == "bye\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("now", [False, True])
 def test_cancel_ends_who_does_not_listen(desk: Desk, tmp_path: Path, now: bool) -> None:
     assignment = desk.start("sh", "-c", f"trap '' TERM; touch {tmp_path}/up; sleep 60 & wait; sleep 60")
@@ -238,6 +239,7 @@ def test_a_time_limit(desk: Desk) -> None:
     assert not notice.succeeded
 
 
+@pytest.mark.long
 def test_a_job_outlives_its_controller(desk: Desk, node: Slurm, tmp_path: Path, new_desk) -> None:
     """An unreachable controller says nothing about its jobs."""
     assignment = desk.start("sh", "-c", f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; exit 7")
@@ -262,12 +264,9 @@ def test_a_job_outlives_its_controller(desk: Desk, node: Slurm, tmp_path: Path, 
 
 def test_an_end_that_only_slurm_knows(desk: Desk, node: Slurm) -> None:
     """The batch script was killed, or its node's disk was full: nothing was written."""
-    assignment = desk.start("sleep", "60")
-    number = begun(desk, assignment)
-    wait_for("the step", lambda: node.run("scontrol", "listpids", number), LONG)
-    node.run("scancel", "--signal=KILL", "--full", number)
+    assignment = desk.start("sh", "-c", "kill -KILL $PPID; sleep 60")
     notice = desk.end(assignment, LONG)
-    assert (notice.phase, notice.exit_code, notice.signal) == (Phase.ENDED, None, signal.SIGKILL)
+    assert (notice.phase, notice.exit_code, notice.signal) == (Phase.ENDED, None, signal.SIGKILL), notice
 
 
 def test_what_slurm_has_forgotten_is_lost(desk: Desk, node: Slurm) -> None:

@@ -160,7 +160,7 @@ class Poller:
             return None
         if ticket is None or ticket.void:
             # Removed from the queue by somebody, perhaps: to begin it anew would be to disregard that.
-            why = ", ".join(f"{state} ({reason})" for _, state, reason in jobs)
+            why = ", ".join(f"{state} ({reason})" for _, state, reason in jobs if state not in _LOST)
             return Notice(key, Phase.ENDED, error=f"it never began: {why}") if why else Notice(key, Phase.NEVER)
         found = self._commands.ended(ticket.slurm)
         if found is None or found[0] in _LOST:
