@@ -98,7 +98,7 @@ class Slurm:
         _wait("the controller", lambda: "is UP" in self.run("scontrol", "ping"))
 
     def end_controller(self) -> None:
-        """Stop slurmctld. (Killed, it would give numbers of its last jobs away again, and cancel those who get them.)"""
+        """Stop slurmctld. Killed, it would give numbers of its last jobs away again, and cancel who gets them."""
         process = self._running.pop("slurmctld")
         process.terminate()
         process.wait(_LIMIT)
