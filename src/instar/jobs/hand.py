@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,8 @@ class Hand:
     running: bool = False
     #: Ends with this process: nobody will look for it by what the runner calls it.
     volatile: bool = False
+    #: The holder before us had to leave, and said that the attempt would end with it.
+    let_go: bool = False
     progress: Any = None
     #: Not written down yet.
     note: Note | None = None
@@ -75,6 +78,8 @@ class Hand:
 
     def _outcome(self, notice: Notice) -> Outcome:
         ending = _ENDINGS[notice.phase]
+        if self.let_go and (ending is Ending.LOST or notice.signal == signal.SIGKILL):
+            return Outcome(Ending.RETURNED, started_at=notice.started_at)
         if notice.timed_out:
             ending = Ending.TIMED_OUT
         elif self.cancel and ending is Ending.EXITED and not notice.succeeded:

@@ -31,7 +31,7 @@ from instar.jobs.errors import StoreError
 from instar.jobs.hand import Hand, Hands
 from instar.jobs.housekeeping import Housekeeping
 from instar.jobs.inbox import Ear, Inbox
-from instar.jobs.model import Claim, Ending, JobState, Outcome
+from instar.jobs.model import Claim, JobState
 from instar.jobs.plan import JobPlan
 from instar.jobs.routing import Router, completed
 from instar.jobs.store import JobStore
@@ -46,6 +46,8 @@ _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 #: Of a handler's `stop_timeout`, what jobs in its own process get to finish; the rest is for writing it down.
 _SHARE: Final = 0.8
 _STOP_TIMEOUT: Final = 30.0
+#: Seconds to write down what became of them, if the store is slow. Whoever is impatient sends SIGTERM.
+_WRITE: Final = 5.0
 
 
 class Worker(Holder, Protocol):
@@ -250,10 +252,8 @@ class Manager:
         hand.cancel = claim.job.cancelling
         member = self.crew.members.get(hand.runner)
         hand.volatile = bool(member and not member.runner.durable)
+        hand.let_go = claim.attempt.let_go
         self.hands.add(hand)
-        if todo == "recover" and claim.attempt.let_go:
-            # The holder before us has said that it would end with it.
-            hand.outcome, hand.todo = Outcome(Ending.RETURNED), ""
 
     def _finished(self, hand: Hand, state: JobState | None) -> None:
         self.hands.drop(hand)
@@ -265,7 +265,7 @@ class Manager:
 
     def _begin_to_leave(self, now: float) -> None:
         """No more jobs. What is durable goes on without us; what runs in this process may finish."""
-        self._leaving_until = now + self._patience
+        self._leaving_until = now + self._patience + _WRITE
         self.calls.leave(self._patience)
 
     def _may_leave(self) -> bool:
