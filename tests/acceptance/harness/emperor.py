@@ -32,6 +32,8 @@ HERE = pathlib.Path(__file__).parent
 VERSION = (HERE / "version").read_text().strip()
 if VERSION == "broken":
     raise RuntimeError("a broken release")
+if VERSION == "slow":
+    time.sleep(1)
 def application(environ, start_response):
     if VERSION == "sick" or (HERE / "sick").exists():
         start_response("500 Oh", []); return [b"sick"]

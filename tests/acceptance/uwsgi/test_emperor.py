@@ -153,12 +153,40 @@ def test_dance_replaces_a_zergling_and_a_broken_release_does_not(emperor: Empero
     assert not overlaps(emperor.server / "mules.log")
 
 
-def overlaps(log: Path) -> list[str]:
+@pytest.mark.long
+def test_emperor_killed_in_the_middle_of_a_dance(emperor: EmperorRun) -> None:
+    emperor.pool()
+    emperor.zergling(more="  mule: mule.py\n  farm: job-handlers:1\n")
+    emperor.start("--emperor-wrapper", str(UWSGI))
+    first = emperor.wait_state("app.yml", "serving")["pid"]
+    wait_answer(emperor, "one")
+    # The restarter boots like the main instance; that one takes longer to come back.
+    emperor.deploy("slow")
+    with Load(emperor) as load:
+        os.utime(emperor.vassals / "app.yml")
+        wait_for("the main instance is gone", lambda: not alive(first), 40.0, 0.01)
+        emperor.kill()
+        answers = load.answers["slow"]
+        wait_for("the restarter serves", lambda: load.answers["slow"] > answers + 20)
+        emperor.start("--emperor-wrapper", str(UWSGI))
+
+        def over() -> bool:
+            app = emperor.status()["app.yml"]
+            return app["state"] == "serving" and app["pid"] != first and app["restarter"] is None
+
+        wait_for("the dance ends", over, 40.0)
+        answers = load.answers["slow"]
+        wait_for("the main instance serves", lambda: load.answers["slow"] > answers + 20)
+    assert not load.failures, (load.failures[:5], load.answers)
+    assert not overlaps(emperor.server / "mules.log", 2)
+
+
+def overlaps(log: Path, least: int = 4) -> list[str]:
     """Mules of one number in two processes at the same time."""
     spans: dict[tuple[str, str], list[float]] = {}
     for line in log.read_text().splitlines():
         moment, mule, pid = line.split()
         spans.setdefault((mule, pid), []).append(float(moment))
     rows = sorted((mule, min(times), max(times), pid) for (mule, pid), times in spans.items())
-    assert len({pid for _, _, _, pid in rows}) >= 4, rows
+    assert len({pid for _, _, _, pid in rows}) >= least, rows
     return [f"{one} and {other}" for one, other in itertools.pairwise(rows) if one[0] == other[0] and other[1] < one[2]]

@@ -37,6 +37,7 @@ def native(run: EmperorRun, port: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_directory_of_applications(emperor: EmperorRun) -> None:
     port = free_port()
     native(emperor, port)
@@ -82,6 +83,16 @@ def test_directory_of_applications(emperor: EmperorRun) -> None:
     assert not load.failures, (load.failures[:5], load.answers)
 
     assert emperor.command("restart", "shop").code == 0
+    # What can't be done is said.
+    for arguments, code, text in (
+        (["restart", "nosuch"], 2, "there is none of that name; it has app.yml, pool.yml, shop.toml"),
+        (["restart", "--emperor", str(emperor.vassals)], 2, "name one of its vassals"),
+        (["status", "--emperor", str(emperor.server)], 5, "there is no control socket"),
+        (["run", str(emperor.vassals)], 1, "already runs"),
+        (["run", str(emperor.vassals), "--workers", "2"], 2, "each application has them in its own file"),
+    ):
+        said = emperor.command(*arguments)
+        assert (said.code, text in said.err) == (code, True), said
     shown = emperor.command("status", "--emperor", str(emperor.vassals))
     assert shown.code == 0
     assert "pool.yml" in shown.out

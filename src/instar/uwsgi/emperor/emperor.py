@@ -62,6 +62,8 @@ class Emperor:
         self._system = system
         self.started = system.time()
         self.stopping = False
+        #: How often the directory was looked at.
+        self.scans = 0
         self.changes = Changes()
         self._roll = Roll(state.control / "vassals.json", system)
         self._safe = Safe(state.control / "keeper.sock", output_folder(state) / "keeper.out", system, log.write)
@@ -199,6 +201,7 @@ class Emperor:
             self._remove(name)
         for item in found.values():
             self._take(item)
+        self.scans += 1
         return True
 
     def _take(self, found: Found) -> None:

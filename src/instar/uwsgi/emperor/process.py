@@ -37,6 +37,8 @@ class VassalProcess:
         self.loyal = False
         #: It was told to stop, or said that it does.
         self.stopping = False
+        #: The real uWSGI says that it stops (die-on-idle) and waits to be told to; instar's own are on their way.
+        self.asks_to_stop = False
         #: The vassal closed its end, though it may live: since when (monotonic), else 0.
         self.cursed = 0.0
         #: Of the last heartbeat (monotonic); 0 without any.
@@ -132,6 +134,8 @@ class VassalProcess:
                 self.loyal = True
             case News.STOPPING:
                 self.stopping = True
+                if self.asks_to_stop:
+                    self.order(Order.STOP)
             case News.HEARTBEAT:
                 self.heartbeat = now
         self._changes.notify()

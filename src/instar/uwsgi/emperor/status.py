@@ -40,6 +40,7 @@ def summary(vassal: Vassal, now: float) -> dict[str, Any]:
         "kind": vassal.file.kind,
         "state": vassal.state,
         "pid": process.pid if process else None,
+        "restarter": vassal.standin.pid if vassal.standin and vassal.standin.alive else None,
         "since": process.began if process else None,
         "note": vassal.note or (process.words if process else ""),
         "restarts": vassal.restarts,

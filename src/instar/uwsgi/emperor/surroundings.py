@@ -67,6 +67,7 @@ class Surroundings:
     def register(self, file: VassalFile, process: VassalProcess, *, standin: bool) -> None:
         """So that the next Emperor finds it, if this one dies."""
         key = f"link:{process.pid}"
+        process.asks_to_stop = file.kind is Kind.UWSGI
         self.roll.enter(file.found.name, process.pid, file.found.stamp, process.began, standin=standin)
         if process.link is not None:
             self.safe.put(key, process.link.socket.fileno())

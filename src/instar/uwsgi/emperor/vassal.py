@@ -277,6 +277,14 @@ class Vassal:
         else:
             self._failed(process.end_in_words)
 
+    def _for_a_dance(self) -> tuple[str, ...]:
+        """What it needs on its command line. Without, it serves all the same, and the first restart says why not."""
+        try:
+            return dance.arguments(self.file, self.backstage) if dance.dances(self.file) else ()
+        except InstarError as error:
+            self.log(f"vassal {self.name} starts, but can't be restarted: {error}")
+            return ()
+
     async def _ask(self, process: VassalProcess) -> None:
         """Its supervisor serves before it says so, or without ever saying so."""
         while process.alive and not process.ready:
@@ -302,11 +310,9 @@ class Vassal:
         self.last_run = self._around.system.time()
         self.first_run = self.first_run or self.last_run
         try:
-            extra = dance.arguments(self.file, self.backstage) if dance.dances(self.file) else ()
-            process = self._around.spawn(self.file, (*self.file.argv, *extra))
-        except (InstarError, OSError) as error:
-            why = f"{self.file.argv[0]}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            self._failed(f"cannot be started: {why}")
+            process = self._around.spawn(self.file, (*self.file.argv, *self._for_a_dance()))
+        except OSError as error:
+            self._failed(f"cannot be started: {self.file.argv[0]}: {error.strerror}")
             return None
         self.log(f"vassal {self.name} started (pid {process.pid})")
         return process
