@@ -16,7 +16,7 @@ from instar.errors import InstarError
 from instar.listeners.systemd import match, take_inherited
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
-from instar.supervisor.leftovers import clear_leftovers
+from instar.supervisor.leftovers import Orphan, find_orphans
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.outlets import file_outlet, formatter, stream_outlet
 from instar.supervisor.output import OutputFollower
@@ -45,10 +45,10 @@ async def assembled(
     """A supervisor that is ready for `serve`, with its control socket open. Raises InstarError.
 
     `sockets`: listening sockets for the binds that name their addresses; `pooled`: other supervisors accept from
-    them too. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`, `NAME.3` …).
+    them too. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`, `NAME.3` …); also if a
+    generation lives in it whose supervisor died, which is then one of `supervisor.orphans`.
     """
-    state = occupy(config, side_by_side=side_by_side)
-    clear_leftovers(state)
+    state, orphans = occupy(config, side_by_side=side_by_side)
     log = open_log(config, state.log)
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
     for number in follower.generations():
@@ -66,6 +66,7 @@ async def assembled(
             seams=seams or Seams(),
         )
         supervisor = Supervisor(config, reload, outside)
+        supervisor.orphans = orphans
         control = ControlServer(supervisor)
         await control.start()
         try:
@@ -78,19 +79,26 @@ async def assembled(
         log.close()
 
 
-def occupy(config: Config, *, side_by_side: bool = False) -> StateDir:
-    """The state directory, created and locked. Raises InstarError."""
-    root, who = config.state_dir(), Credentials.of(config)
+def occupy(config: Config, *, side_by_side: bool = False) -> tuple[StateDir, list[Orphan]]:
+    """The state directory, created and locked; and orphans in those before it. Raises InstarError."""
+    root, who, orphans = config.state_dir(), Credentials.of(config), list[Orphan]()
     for number in itertools.count(1):
         state = StateDir(root if number == 1 else root.with_name(f"{root.name}.{number}"))
         state.create(who.uid, who.gid)
+        more = side_by_side and number < _MOST_SIDE_BY_SIDE
         try:
             state.lock()
         except OccupiedError:
-            if side_by_side and number < _MOST_SIDE_BY_SIDE:
+            if more:
                 continue
             raise
-        return state
+        # Its lock stays ours as well: nobody else deals with the same orphans.
+        found = find_orphans(state)
+        if not found:
+            return state, orphans
+        if not more:
+            raise InstarError(found[0].describe())
+        orphans += found
     raise AssertionError("the loop ends by returning or raising")
 
 

@@ -61,6 +61,12 @@ class StateDir:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock = fd
 
+    def unlock(self) -> None:
+        """Leave it to others."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
     def generation_output(self, number: int, uid: int | None, gid: int | None) -> Path:
         """The folder for the output of a generation's processes."""
         return _folder_of(self.output / f"g{number}", uid, gid)

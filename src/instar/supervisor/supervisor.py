@@ -20,6 +20,7 @@ from instar.supervisor.draining import Draining
 from instar.supervisor.generation import Generation
 from instar.supervisor.handover import Options
 from instar.supervisor.journal import Journal
+from instar.supervisor.leftovers import Orphan
 from instar.supervisor.operations import Operations
 from instar.supervisor.plan import Plan
 from instar.supervisor.registry import Outside, Registry
@@ -52,6 +53,8 @@ class Supervisor:
         self.services = Services(outside.state.output / "services", outside.system, outside.log.write)
         self.registry = Registry(outside, self.journal, self.tasks)
         self.operations = Operations(config, reload, self.registry, self.services, outside.log, self.tasks)
+        #: Generations of supervisors of this name that died; whoever made us decides when they end.
+        self.orphans: list[Orphan] = []
         self.pid = os.getpid()
         self.started = outside.system.time()
         #: Set when new connections first had somewhere to go.

@@ -15,6 +15,7 @@ from instar.listeners.systemd import is_bound_to
 from instar.runtime.scoreboard import Column
 from instar.supervisor.generation import Generation
 from instar.supervisor.hooks import HookError
+from instar.supervisor.leftovers import retire_all
 from instar.supervisor.seams import Seams
 from instar.supervisor.supervisor import Supervisor
 from instar.supervisor.tasks import Tasks
@@ -213,12 +214,23 @@ class ApplicationInstance:
                         around.notifier.status(f"generation {generation} serves")
                     await around.run("post-app", "post-fork", "accepting", "accepting1")
                 self._settled = True
+                self._retire_orphans()
             except HookError as error:
                 if not self._settled and self._supervisor:
                     # uWSGI destroys the instance: whoever was to be told has not been, and both would go on.
                     self._failure = str(error)
                     self._supervisor.stop(now=False)
                 raise
+
+    def _retire_orphans(self) -> None:
+        """A zergling whose supervisor was killed has served on; it has no FIFO any more that could tell it to quit."""
+        supervisor = self._supervisor
+        if supervisor:
+            orphans, supervisor.orphans = supervisor.orphans, []
+            for orphan in orphans:
+                number = orphan.hello.generation if orphan.hello else "?"
+                supervisor.log.write(f"generation {number} of a supervisor that died is sent away")
+            supervisor.tasks.spawn(retire_all(orphans, self._around.instance.mercy), "retire orphans")
 
     def _notes(self) -> list[str]:
         notes = []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.control import Control, Handover
-from harness.processes import MARK, alive, kill_all
+from harness.processes import MARK, alive, kill_all, marked
 from harness.project import TESTS, free_port
 from harness.waiting import wait_for
 
@@ -284,6 +284,15 @@ class Recipe:
         return "\n".join(
             f"--- {path.relative_to(self.root)} ---\n{path.read_text(errors='replace')[-6000:]}" for path in files
         )
+
+    def processes_of(self, folder: Path) -> list[int]:
+        """Pids of processes of ours that write their output below a folder."""
+        found = []
+        for process in marked(self._mark):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{process.pid}/fd/1").readlink().is_relative_to(folder):
+                    found.append(process.pid)
+        return found
 
     # --- mules ---
 

@@ -215,6 +215,29 @@ def test_the_same_file_twice(recipe: Recipe) -> None:
     alone(recipe, b, suffix)
 
 
+@pytest.mark.long
+def test_a_zergling_follows_one_whose_supervisor_was_killed(recipe: Recipe) -> None:
+    """The orphans serve on and hold the mules' names, until the new one sends them away."""
+    recipe.up(recipe.pool)
+    a = recipe.up(recipe.zergling)
+    alone(recipe, a)
+    under_load = load(recipe)
+    a.process.kill()
+    a.ended()
+    assert len(recipe.mules()) == 2
+    b, suffix = recipe.up_beside(recipe.zergling)
+    alone(recipe, b, suffix)
+    wait_for("nothing of A is left", lambda: not recipe.processes_of(a.state_dir / "app"), 30)
+    check(under_load.stop())
+    gaps = recipe.gaps()
+    print(gaps)
+    assert max(max(found) for found in gaps.values()) < 0.15, gaps
+    # The next one has the first directory again.
+    c = recipe.up(recipe.zergling)
+    assert b.ended() == 0
+    alone(recipe, c)
+
+
 def test_die_on_term_and_the_hooks_signals_are_graceful(recipe: Recipe) -> None:
     """A stop waits for the request that is under way."""
     recipe.up(recipe.pool)
