@@ -15,6 +15,7 @@ from instar.errors import ConfigError
 
 if TYPE_CHECKING:
     from instar.config import Config
+    from instar.supervisor.generation import Generation
 
 #: Seconds between two looks at a directory of applications.
 _FREQ = 1.0
@@ -91,6 +92,16 @@ def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> in
 
 async def _serve(config: Config, reload: Callable[[], Config]) -> int:
     from instar.control.assembly import announce, assembled, inherited
+    from instar.system.notify import Notifier
 
+    notifier = Notifier.from_environment()
     async with assembled(config, reload, sockets=inherited(config)) as supervisor:
-        return await supervisor.serve(lambda generation: announce(supervisor, generation))
+
+        def serving(generation: Generation) -> None:
+            announce(supervisor, generation)
+            if notifier:
+                notifier.ready(f"generation {generation.number} serves")
+
+        if notifier:
+            supervisor.on_stop = notifier.stopping
+        return await supervisor.serve(serving)

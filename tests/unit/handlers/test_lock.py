@@ -19,7 +19,7 @@ from handler_tools import LIMIT, alive, wait_for
 from instar import handlers
 from instar.handlers import filesystem, lock
 from instar.handlers.errors import LockError
-from instar.handlers.lock import NameLock, holders
+from instar.handlers.lock import Contest, NameLock, contest, holders
 
 
 def is_free(path: Path) -> bool:
@@ -71,6 +71,16 @@ def test_one_holder(spawn, lock_path):
     child.wait()
     assert is_free(lock_path)
     assert holders(lock_path) == []
+
+
+def test_contest_tells_takers_from_waiters(spawn, lock_path):
+    assert contest(lock_path) == Contest(frozenset(), frozenset())
+    holder = held_by(spawn, lock_path)
+    waiter = waiting_for(spawn, lock_path)
+    assert contest(lock_path) == Contest(frozenset({holder.pid}), frozenset({waiter.pid}))
+    holder.kill()
+    assert waiter.hear() == {"got": waiter.pid}
+    assert contest(lock_path) == Contest(frozenset({waiter.pid}), frozenset())
 
 
 def test_a_killed_holder_passes_it_on(spawn, lock_path):
