@@ -159,13 +159,22 @@ def test_an_asgi_application_is_refused_with_a_sentence(project: Project, instan
 # --- the real uWSGI as the engine ---
 
 
-@pytest.mark.parametrize("restarts", [1, pytest.param(10, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_restarts_of_the_real_uwsgi_lose_nothing(project: Project, instance: Instance, restarts: int) -> None:
+@pytest.mark.parametrize(
+    ("steering", "restarts"),
+    [
+        ("steered", 1),
+        pytest.param("shared", 3, marks=pytest.mark.long),
+        pytest.param("steered", 10, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
+def test_restarts_of_the_real_uwsgi_lose_nothing(
+    project: Project, instance: Instance, steering: str, restarts: int
+) -> None:
     program()
     where = f"127.0.0.1:{free_port()}"
     project.config["app"]["target"] = "apps.wsgi:app"
     project.config["web"]["bind"] += [f"uwsgi:{where}"]
-    project.config["web"] |= {"threads": 24, "engine": "uwsgi"}
+    project.config["web"] |= {"threads": 24, "engine": "uwsgi", "steering": steering}
     instance.start()
     # It reads an HTTP request only when the whole head is there, and closes after each response.
     direct = {"new": {"count": 2, "pause": 0.01}, "static": {"sha256": project.static_sha256, "pause": 0.05}}
