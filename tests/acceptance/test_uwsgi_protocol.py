@@ -104,6 +104,7 @@ def twins(project: Project, instance: Instance) -> Iterator[Twins]:
     sides = {side: f"unix:{project.root}/{side}.sock" for side in ("ours", "real")}
     project.config["app"]["target"] = "apps.environ:app"
     project.config["web"] |= {"threads": 2, "workers": 1, "bind": [f"uwsgi:{sides['ours']}"]}
+    project.config["web.uwsgi"] = {"buffer_size": "8K"}
     locations = "\n".join(
         f"location /{side}/{name} {{ include uwsgi_params; uwsgi_pass {where}; {lines.replace('SIDE', side)} }}"
         for side, where in sides.items()
@@ -146,6 +147,9 @@ def test_answers_are_those_of_the_real_uwsgi_or_better(twins: Twins) -> None:
             assert {**ours[1], "date": ""} == {**real[1], "date": ""}
     # The real one sends nothing, and nginx makes that a 502.
     assert [twins.ask(side, "GET", "plain/raises")[0] for side in ("ours", "real")] == [500, 502]
+    # The real one closes without a word.
+    large = {"X-One": "1" * 5000, "X-Two": "2" * 5000}
+    assert twins.ask("ours", "POST", "plain/p", bytes(3_000_000), **large)[0] == 431
     # The real one does not read it either: the kernel resets the connection under nginx.
     assert twins.ask("ours", "POST", "plain/unread", bytes(20_000_000))[::2] == (200, b"unread\n")
 

@@ -94,6 +94,7 @@ def test_modifier_30_is_served_and_changes_nothing() -> None:
         (request(CONTENT_LENGTH="12x"), "400 Bad Request"),
         (request(CONTENT_LENGTH="-1"), "400 Bad Request"),
         (request(CONTENT_LENGTH="²"), "400 Bad Request"),
+        (request(CONTENT_LENGTH="9" * 5000), "400 Bad Request"),
         (packet({"A": "b"}), "400 Bad Request"),
         (packet({}), "400 Bad Request"),
         (b"GET / HTTP/1.1\r\n\r\n", "400 Bad Request"),
@@ -109,6 +110,17 @@ def test_a_head_over_the_limit_is_answered_with_431(capfd) -> None:
     answer = exchange(hello, request(HTTP_COOKIE="c" * 5000), buffer_size=4096)
     assert answer.status == "431 Request Header Fields Too Large"
     assert exchange(hello, request(HTTP_COOKIE="c" * 3000), buffer_size=4096).status == "200 OK"
+
+
+def test_the_refusal_survives_a_body() -> None:
+    with serving(hello, buffer_size=1000) as sock:
+        data = request(bytes(8_000_000), HTTP_COOKIE="c" * 5000)
+        sender = threading.Thread(target=sock.sendall, args=(data,))
+        sender.start()
+        answer = Answer.parse(read_all(sock))
+        sender.join()
+        sock.shutdown(socket.SHUT_WR)
+    assert answer.status.startswith("431 ")
 
 
 def test_ping_is_answered() -> None:

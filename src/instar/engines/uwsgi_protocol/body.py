@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _BUFFER = 64 * 1024
 #: Longest time, in seconds, that the rest of a body is read for after the answer.
 _DRAIN_LIMIT = 30.0
+#: Enough for 2**63; Python refuses to read numbers of thousands of digits, and with an exception.
+_MOST_DIGITS = 19
 
 
 class Body(io.RawIOBase):
@@ -68,17 +70,23 @@ class Body(io.RawIOBase):
         self._rest = self._rest[:0]
         if self.left <= 0 and not self._endless:
             return
-        end = time.monotonic() + _DRAIN_LIMIT
-        scratch = bytearray(_BUFFER)
-        with contextlib.suppress(OSError):
-            # The peer may already have all that it wants, and close instead of sending the rest.
-            self._sock.shutdown(socket.SHUT_WR)
-            while (self.left > 0 or self._endless) and (patience := end - time.monotonic()) > 0:
-                self._sock.settimeout(min(self._timeout, patience))
-                count = self._sock.recv_into(scratch, 0 if self._endless else min(_BUFFER, self.left))
-                if not count:
-                    return
-                self.left -= count
+        discard(self._sock, None if self._endless else self.left, self._timeout)
+
+
+def discard(sock: socket.socket, count: int | None, timeout: float) -> None:
+    """End our side, and read what the peer still sends: `count` bytes, or (None) until it closes."""
+    end = time.monotonic() + _DRAIN_LIMIT
+    scratch = bytearray(_BUFFER)
+    with contextlib.suppress(OSError):
+        # The peer may already have all that it wants, and close instead of sending the rest.
+        sock.shutdown(socket.SHUT_WR)
+        while (count is None or count > 0) and (patience := end - time.monotonic()) > 0:
+            sock.settimeout(min(timeout, patience))
+            received = sock.recv_into(scratch, _BUFFER if count is None else min(_BUFFER, count))
+            if not received:
+                return
+            if count is not None:
+                count -= received
 
 
 def content_length(variables: dict[str, str]) -> int:
@@ -86,7 +94,7 @@ def content_length(variables: dict[str, str]) -> int:
     text = variables.get("CONTENT_LENGTH", "")
     if not text:
         return 0
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
         raise RefusedError("400 Bad Request", f"its CONTENT_LENGTH is {text[:40]!r}")
     return int(text)
 

@@ -11,8 +11,9 @@ import traceback
 from typing import Any
 
 from instar.engines.uwsgi_protocol import environ
-from instar.engines.uwsgi_protocol.body import Body, as_input
+from instar.engines.uwsgi_protocol.body import Body, as_input, discard
 from instar.engines.uwsgi_protocol.packet import (
+    LATE,
     MANAGE_PATH_INFO,
     PING,
     PONG,
@@ -54,9 +55,15 @@ class Requests:
             say(f"refused a request: {refused}")
             with contextlib.suppress(OSError):
                 Response(sock, "", self.limits.timeout).fail(refused.status)
+                # A body may be on its way, and would cost the peer the answer.
+                if refused.status != LATE:
+                    discard(sock, None, self.limits.timeout)
         except (GoneError, OSError):
             # Its client gave up, or a load balancer looked whether anybody listens.
             pass
+        except Exception:
+            # A mistake of ours: the thread is needed for the next request.
+            _report("cannot serve a request")
 
     def _dispatch(self, sock: socket.socket, head: Head) -> None:
         if head.modifier1 == PING:
@@ -81,7 +88,7 @@ class Requests:
             self._respond(env, response)
             return True
         except PeerLostError:
-            status = "408 Request Timeout"
+            status = LATE
         except BaseException:
             # Also SystemExit: an application's request must not end a thread that the next one needs.
             _report(f"the application failed on {what}")

@@ -21,6 +21,9 @@ PING = 100
 #: The same packet back, `modifier2` set.
 PONG = bytes((PING, 0, 0, 1))
 
+#: The status for a peer that takes too long.
+LATE = "408 Request Timeout"
+
 #: An ordinary head and a small body arrive in one piece.
 _FIRST_READ = 16 * 1024
 _HTTP = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"TRAC", b"CONN", b"PRI ")
@@ -131,4 +134,4 @@ def _skip(sock: socket.socket, count: int, end: float) -> None:
 
 
 def _late() -> RefusedError:
-    return RefusedError("408 Request Timeout", "its head did not arrive within [web.uwsgi] socket_timeout")
+    return RefusedError(LATE, "its head did not arrive within [web.uwsgi] socket_timeout")
