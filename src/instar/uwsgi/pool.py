@@ -61,14 +61,17 @@ class Pool:
             self._log("the supervisor does not confirm that it keeps the sockets: they may not outlive this process")
 
     async def apply(self, instance: model.Instance) -> None:
-        """Open and close what another configuration changes; nothing else is touched. Raises InstarError."""
-        await self._open(instance)
+        """Open and close what another configuration changes; nothing else is touched.
+
+        Raises InstarError; all is as it was then.
+        """
+        try:
+            await self._open(instance)
+        except BaseException:
+            await self._trim(self._instance)
+            raise
         self._instance = instance
-        for path in self._pools.keys() - {plan.path for plan in instance.pools}:
-            self._pools.pop(path).close(keep=False)
-        for address in self._routers.keys() - {parse_address(plan.address) for plan in instance.routers}:
-            await self._routers.pop(address).stop(instance.mercy)
-            self._kept.release("http", address)
+        await self._trim(instance)
         await asyncio.to_thread(self._kept.settle)
 
     async def stop(self, *, keep: bool | None = None, grace: float | None = None) -> None:
@@ -103,8 +106,28 @@ class Pool:
     async def _open(self, instance: model.Instance) -> None:
         with self._opener.opening():
             await self._open_all(instance)
-        for plan in instance.pools:
-            pool = self._pools[plan.path]
+        self._answer()
+
+    async def _trim(self, instance: model.Instance) -> None:
+        """Close what this configuration has not."""
+        plans = {plan.path: plan for plan in instance.pools}
+        routes = {parse_address(route.address): route for route in instance.routers}
+        for path in list(self._pools):
+            if path in plans:
+                self._pools[path].trim(plans[path])
+            else:
+                self._pools.pop(path).close(keep=False)
+        for address in list(self._routers):
+            if address in routes:
+                self._routers[address].aim(routes[address])
+            else:
+                await self._routers.pop(address).stop(instance.mercy)
+                self._kept.release("http", address)
+        self._answer()
+
+    def _answer(self) -> None:
+        """Hand out what there is now."""
+        for pool in self._pools.values():
             pool.answer([router.listener for router in self._routers.values() if pool.serves_all(router.nodes)])
         self._direct()
 

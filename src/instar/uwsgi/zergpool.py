@@ -50,19 +50,22 @@ class OnePool:
         return self.side is not None and self.side.serves(sock)
 
     async def open(self, plan: ZergPool) -> None:
-        """Open what is not open yet, close what the plan has no longer. Raises InstarError.
+        """Open what is not open yet. Raises InstarError.
 
         Zerglings may connect at once, and wait for the answer until `answer`.
         """
-        wanted = [parse_address(text) for text in plan.addresses]
         if self._zerg is None:
             self._lock = AddressLock(self.lock_folder, str(self._own_address))
             self._zerg = await self.opener.open("zerg", self._own_address)
             listener = side_listener(side_path(self.path), self.mode)
             self.side = SideServer(listener, changed=self.changed, returned=self.opener.returned, log=self._say)
-        for address in wanted:
+        for address in map(parse_address, plan.addresses):
             if address not in self.addresses:
                 self.addresses[address] = await self.opener.open("pool", address)
+
+    def trim(self, plan: ZergPool) -> None:
+        """Close what the plan has not."""
+        wanted = [parse_address(text) for text in plan.addresses]
         for address in [address for address in self.addresses if address not in wanted]:
             self.opener.kept.release("pool", address)
             del self.addresses[address]
