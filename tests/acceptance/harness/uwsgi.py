@@ -79,7 +79,12 @@ class Server:
         answer = self.folder / f"answer.{uuid.uuid4().hex}"
         message = f"{answer}\n{expression}"
         assert self.evaluate(f"uwsgi.mule_msg({message!r}, {number})") == "True"
-        wait_for(f"mule {number} answers", answer.exists)
+        try:
+            wait_for(f"mule {number} answers", answer.exists)
+        except AssertionError:
+            raise AssertionError(
+                f"mule {number} of {self.folder.name} does not answer {expression}; {self.log[-3000:]}"
+            ) from None
         return answer.read_text()
 
     def events(self, only: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from harness.waiting import wait_for
 from oracle.uwsgi import needs_uwsgi
 
 MULES = Path(__file__).parents[2] / "apps/mules"
-APP = ["--module", "apps.uwsgi_app", "--threads", "2"]
+APP = ["--module", "apps.uwsgi_app", "--threads", "2", "--set", "instar.restart.grace=0.3"]
 
 
 @pytest.fixture
