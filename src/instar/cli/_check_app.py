@@ -171,7 +171,7 @@ def _findings(plan: Plan, answer: dict[str, Any], hide: Redactor, *, load: bool)
     if stage != "python":
         yield ok("[app] python", f"{plan.python} (Python {answer['python']})")
     if stage in ("find", "load", "done"):
-        yield ok("[web] engine", plan.config.web.engine)
+        yield ok("[web] engine", plan.config.web.servers)
     if load and "interface" in answer:
         yield ok("[app] target", f"loads in {answer['seconds']:.2f} s, {answer['interface'].upper()}")
         for note in answer["notes"]:

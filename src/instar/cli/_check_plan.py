@@ -26,7 +26,7 @@ def _web(config: Config) -> list[tuple[str, str]]:
     web, workers = config.web, worker_count(config)
     rows = [
         ("addresses", ", ".join(address.url(tls=bool(web.tls_cert)) for address in web.addresses)),
-        ("workers", f"{workers} {'process' if workers == 1 else 'processes'}, {_threads(web.threads)}, {web.engine}"),
+        ("workers", f"{workers} {'process' if workers == 1 else 'processes'}, {_threads(web.threads)}, {web.servers}"),
     ]
     if web.static:
         rows.append(("static files", ", ".join(f"{prefix} from {folder}" for prefix, folder in web.static.items())))

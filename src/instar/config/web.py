@@ -190,6 +190,14 @@ class Web(Table):
     uwsgi: Uwsgi = setting(Uwsgi(), "The server behind `uwsgi:` binds.", unit="table")
 
     @property
+    def servers(self) -> str:
+        """What serves the binds, in words: the engine, and our server of the uwsgi protocol where it is used."""
+        spoken = {address.protocol for address in self.addresses}
+        if "uwsgi" not in spoken or self.engine in ("uwsgi", "command"):
+            return self.engine
+        return f"{self.engine} and uwsgi protocol" if "http" in spoken else "uwsgi protocol"
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """The parsed binds."""
         return tuple(parse_address(bind) for bind in self.bind)

@@ -137,7 +137,7 @@ def announce(supervisor: Supervisor, generation: Generation) -> None:
     workers = "1 worker" if generation.plan.workers == 1 else f"{generation.plan.workers} workers"
     text = (
         f"serving {config.app.name} on {', '.join(binds)} "
-        f"(generation {generation.number}, {workers}, {config.web.engine})"
+        f"(generation {generation.number}, {workers}, {config.web.servers})"
     )
     supervisor.log.write(text, generation=generation.number)
 

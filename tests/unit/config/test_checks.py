@@ -77,3 +77,16 @@ def test_accepted_without_a_word(read: Read, text: str) -> None:
 def test_warned(read: Read, text: str, words: str) -> None:
     (line,) = read(APP + text).warnings()
     assert words in line
+
+
+@pytest.mark.parametrize(
+    ("web", "words"),
+    [
+        ("", "granian"),
+        ("bind = 'uwsgi:unix:a'", "uwsgi protocol"),
+        ("bind = ['uwsgi:unix:a', 'unix:b']\nengine = 'uvicorn'", "uvicorn and uwsgi protocol"),
+        ("bind = ['uwsgi:unix:a', 'unix:b']\nengine = 'uwsgi'", "uwsgi"),
+    ],
+)
+def test_what_serves_is_told(read: Read, web: str, words: str) -> None:
+    assert read(f"{APP}[web]\n{web}").web.servers == words
