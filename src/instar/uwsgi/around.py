@@ -45,8 +45,8 @@ class Around:
         self.world = HookWorld(
             log=lambda text: self.log(text),
             system=self.system,
-            cwd=config.app.chdir if config else Path.cwd(),
-            env=dict(os.environ),
+            cwd=Path.cwd(),
+            env={**os.environ, **(config.app.env if config else {})},
             user=self.user,
         )
         self._reread = reread
@@ -59,9 +59,10 @@ class Around:
         return instance
 
     async def begin(self) -> None:
-        """Run the hooks of the phases before everything. Raises HookError."""
-        for phase in _BEFORE:
-            await hooks.run(phase, self.instance.hooks, self.world)
+        """Run the hooks of the phases before everything, in the folder of the start. Raises HookError."""
+        await self.run(*_BEFORE)
+        if self.instance.config:
+            self.world.cwd = self.instance.config.app.chdir
 
     async def run(self, *phases: Phase) -> None:
         """Run the hooks of some phases. Raises HookError."""

@@ -8,17 +8,20 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from harness.control import Control, Handover
 from harness.processes import MARK, alive, kill_all, marked
 from harness.project import TESTS, free_port
 from harness.waiting import wait_for
+from instar.uwsgi import dance
 
 INSTAR_UWSGI = Path(sys.executable).with_name("instar-uwsgi")
 
@@ -278,6 +281,7 @@ class Recipe:
         kill_all(self._mark)
         for member in self.members:
             member.process.wait(5)
+        forget_locks(self.root / "var/zerg/pool.sock")
 
     def evidence(self) -> str:
         files = [*self.root.glob("*.out"), *self.root.glob("state/**/*.out")]
@@ -320,6 +324,13 @@ class Recipe:
         if not self.beats.exists():
             return []
         return [tenure.pid for tenures in self.tenures().values() for tenure in tenures if alive(tenure.pid)]
+
+
+def forget_locks(path: Path) -> None:
+    """Remove what zerglings of a pool, or instances of a FIFO, share outside the test's folder."""
+    shared: Any = SimpleNamespace(zerg=(path,), server_name="main")
+    if folder := dance.folder_of(shared):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def story(recipe: Recipe) -> str:

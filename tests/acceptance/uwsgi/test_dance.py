@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.nginx import nginx
 from harness.recipe import NAMES, Member, Recipe
 from harness.waiting import wait_for
 
@@ -35,11 +36,11 @@ def recipe(folder: Path, request: pytest.FixtureRequest) -> Iterator[Recipe]:
             print(recipe.evidence())
 
 
-def load(recipe: Recipe) -> LoadProcess:
+def load(recipe: Recipe, port: int = 0) -> LoadProcess:
     folder = recipe.root / "load"
     folder.mkdir()
     (folder / "gates").symlink_to(recipe.gates)
-    return LoadProcess(folder, Target(port=recipe.http), CLIENTS, keep_alive=5.0).start()
+    return LoadProcess(folder, Target(port=port or recipe.http), CLIENTS, keep_alive=5.0).start()
 
 
 def check(report: Report) -> None:
@@ -55,7 +56,8 @@ def alone(recipe: Recipe, member: Member, suffix: str = "") -> None:
     wait_for("two mules live", lambda: len(recipe.mules()) == 2)
 
 
-@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("rounds", [10])
 def test_the_recipe_as_written(recipe: Recipe, rounds: int) -> None:
     """Double dance under load: B without mules ends A, A comes again and ends B."""
     recipe.up(recipe.pool)
@@ -75,13 +77,14 @@ def test_the_recipe_as_written(recipe: Recipe, rounds: int) -> None:
     assert {number: len(found) for number, found in gaps.items()} == {1: rounds, 2: rounds}
 
 
-def test_the_recipe_under_its_emperor(recipe: Recipe) -> None:
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_the_recipe_under_its_emperor(recipe: Recipe, rounds: int) -> None:
     """The whole recipe, by its own command lines. A is told to quit, and comes back without letting a mule go."""
     emperor = recipe.emperor()
     alone(recipe, emperor)
     pid = emperor.status()["pid"]
     under_load = load(recipe)
-    for generation in (2, 3):
+    for generation in range(2, 2 + rounds):
         (recipe.root / "server/release").write_text(f"release {generation}")
         b = recipe.up(recipe.restarter)
         assert b.ended() == 0
@@ -91,11 +94,32 @@ def test_the_recipe_under_its_emperor(recipe: Recipe) -> None:
     check(under_load.stop())
     gaps = recipe.gaps()
     print(gaps)
-    assert {number: len(found) for number, found in gaps.items()} == {1: 2, 2: 2}
+    assert {number: len(found) for number, found in gaps.items()} == {1: rounds, 2: rounds}
     assert max(max(found) for found in gaps.values()) < 0.15, gaps
     emperor.process.send_signal(signal.SIGINT)
     assert emperor.ended(40) == 0
     assert not recipe.mules()
+
+
+@pytest.mark.long
+def test_the_recipe_behind_nginx(recipe: Recipe) -> None:
+    """Without the http lines: nginx speaks the uwsgi protocol with the pool's socket."""
+    pool = "".join(line for line in recipe.pool.read_text().splitlines(True) if "http" not in line)
+    recipe.pool.write_text(pool)
+    emperor = recipe.emperor()
+    alone(recipe, emperor)
+    location = f"location / {{ include uwsgi_params; uwsgi_pass 127.0.0.1:{recipe.uwsgi}; uwsgi_next_upstream off; }}"
+    with nginx(recipe.root / "nginx", location) as front:
+        under_load = load(recipe, front.port)
+        for generation in (2, 3):
+            b = recipe.up(recipe.restarter)
+            assert b.ended() == 0
+            wait_for("A serves alone", lambda: len(emperor.status()["generations"]) == 1, 30)
+            assert emperor.status()["web"]["live_generation"] == generation
+            alone(recipe, emperor)
+        check(under_load.stop())
+        assert not front.complaints()
+    assert max(max(found) for found in recipe.gaps().values()) < 0.15
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from harness.control import Control, Handover
 from harness.probe import Connection, ask
 from harness.processes import MARK, kill_all
 from harness.project import TESTS, free_port
-from harness.recipe import INSTAR_UWSGI
+from harness.recipe import INSTAR_UWSGI, forget_locks
 from harness.waiting import wait_for
 
 from instar.system.notify import notice_socket, receive
@@ -106,6 +106,8 @@ class One:
         kill_all(self.mark)
         if self.process:
             self.process.wait(5)
+        forget_locks(self.fifo)
+        forget_locks(self.folder / "own.sock")
 
 
 Make = Callable[..., One]
@@ -187,6 +189,19 @@ def test_an_early_hook_that_fails_starts_nothing(make: Make) -> None:
     assert one.ended() == 1
     assert "cannot" not in one.said().split("hook-as-root")[0]
     assert "exited with status 5" in one.said()
+
+
+def test_early_hooks_run_where_it_was_started_and_later_ones_in_chdir(make: Make, folder: Path) -> None:
+    (folder / "app").mkdir()
+    one = make(
+        "chdir: app",
+        "env: WORD=of the file",
+        "hook-as-user: exec:echo $WORD > early",
+        "hook-accepting: exec:echo $WORD > late",
+        f"pythonpath: {TESTS}",
+    ).up()
+    assert (folder / "early").read_text() == (folder / "app/late").read_text() == "of the file\n"
+    assert ask(one.port) == 1
 
 
 def test_unknown_functions_are_refused_before_anything(make: Make) -> None:
