@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from instar.supervisor.changes import Changes
 from instar.system import System
 from instar.uwsgi.emperor import exec_with
 from instar.uwsgi.emperor.fdstore import MOST, FdStore, Stored
+from instar.uwsgi.emperor.process import VassalProcess
 from instar.uwsgi.emperor.roll import Roll
 from instar.uwsgi.emperor.safe import Safe
+from instar.uwsgi.emperor.scan import Found
+from instar.uwsgi.emperor.vassal_file import Kind
 
 
 def listener() -> socket.socket:
@@ -139,21 +143,24 @@ def test_what_is_put_into_the_safe_outlives_who_put_it_there(tmp_path: Path, kee
     raise AssertionError("the keeper holds the socket although it was told to quit")
 
 
-def test_roll_knows_a_process_from_a_later_one_with_its_pid(tmp_path: Path) -> None:
-    roll = Roll(tmp_path / "roll.json", System())
+async def test_roll_knows_a_process_from_a_later_one_with_its_pid(tmp_path: Path) -> None:
+    path, system = tmp_path / "roll.json", System()
     with subprocess.Popen(["sleep", "60"]) as child:
-        roll.enter("a.yml", child.pid, (1, 2), 3.0, standin=True)
-        roll.enter("b.yml", os.getpid(), (1, 2), 3.0, standin=False)
-        entries = Roll(tmp_path / "roll.json", System()).read()
-        assert [(item.vassal, item.pid, item.stamp, item.standin) for item in entries] == [
-            ("a.yml", child.pid, (1, 2), True),
-            ("b.yml", os.getpid(), (1, 2), False),
+        roll = Roll(path, system)
+        for name, pid, standin in (("a.yml", child.pid, True), ("b.yml", os.getpid(), False)):
+            process = VassalProcess(pid, Kind.UWSGI, "/opt/uwsgi", system, Changes(), child=None)
+            process.adopted(3.0)
+            roll.enter(Found(name, tmp_path, (1, 2)), process, standin=standin)
+        entries = Roll(path, system).read()
+        assert [(item.vassal, item.pid, item.program, item.stamp, item.standin) for item in entries] == [
+            ("a.yml", child.pid, "/opt/uwsgi", (1, 2), True),
+            ("b.yml", os.getpid(), "/opt/uwsgi", (1, 2), False),
         ]
         child.kill()
-    assert [item.vassal for item in Roll(tmp_path / "roll.json", System()).read()] == ["b.yml"]
-    raw = json.loads((tmp_path / "roll.json").read_text())
+    assert [item.vassal for item in Roll(path, system).read()] == ["b.yml"]
+    raw = json.loads(path.read_text())
     raw["vassals"][1]["start_time"] += 1
-    (tmp_path / "roll.json").write_text(json.dumps(raw))
-    assert Roll(tmp_path / "roll.json", System()).read() == []
-    (tmp_path / "roll.json").write_text("[")
-    assert Roll(tmp_path / "roll.json", System()).read() == []
+    path.write_text(json.dumps(raw))
+    assert Roll(path, system).read() == []
+    path.write_text("[")
+    assert Roll(path, system).read() == []

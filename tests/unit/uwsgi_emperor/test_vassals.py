@@ -177,6 +177,43 @@ async def test_a_file_that_is_away_for_a_moment_stops_nothing(make: Callable[...
     assert "a.ini:0" not in world.orders()
 
 
+async def test_a_file_that_comes_back_waits_for_the_end_of_the_first(make: Callable[..., World]) -> None:
+    world = make()
+    path = world.write("a.ini", "stays")
+    await world.until("it serves", lambda: world.state() is State.SERVING)
+    first = world.pid()
+    path.unlink()
+    await world.until("it is told to go", lambda: "a.ini:0" in world.orders())
+    world.write("a.ini", "works")
+    await world.until("another one", lambda: world.pid() not in (0, first))
+    assert not _lives(first)
+
+
+async def test_another_program_takes_the_place_of_the_first(make: Callable[..., World]) -> None:
+    world = make()
+    world.write("a.ini", "works")
+    await world.until("it serves", lambda: world.state() is State.SERVING)
+    first, other = world.pid(), world.folder.parent / "other"
+    other.write_text((world.folder.parent / "wrapper").read_text())
+    other.chmod(0o755)
+    world.write("a.ini", "works", f"; instar: uwsgi={other}\n")
+    await world.until("another one", lambda: world.pid() not in (0, first) and world.state() is State.SERVING)
+    process = world.emperor.vassals["a.ini"].process
+    assert process and process.program == str(other)
+    assert world.orders() == ["a.ini:2"]
+
+
+async def test_the_end_of_the_emperor_in_the_middle_of_a_removal(make: Callable[..., World]) -> None:
+    world = make()
+    path = world.write("a.ini", "stays")
+    await world.until("it serves", lambda: world.state() is State.SERVING)
+    pid = world.pid()
+    path.unlink()
+    await world.until("it is told to go", lambda: "a.ini:0" in world.orders())
+    await world.end()
+    assert not _lives(pid)
+
+
 async def test_one_that_stays_is_killed(make: Callable[..., World]) -> None:
     world = make()
     path = world.write("a.ini", "stays")

@@ -47,8 +47,13 @@ def arguments(file: VassalFile, backstage: Backstage) -> tuple[str, ...]:
     return ("--http-socket", str(backstage.main), *need_app)
 
 
+def mercy(file: VassalFile) -> float:
+    """Seconds that an instance has to finish its requests."""
+    return _seconds(file, "mercy", LEAVE_WITHIN, "reload-mercy")
+
+
 class Dance:
-    """One dance of one vassal. `tail` gives the last lines that a role wrote."""
+    """One dance of one vassal."""
 
     def __init__(self, vassal: Vassal, backstage: Backstage, report: Report) -> None:
         self._vassal = vassal
@@ -82,7 +87,7 @@ class Dance:
         vassal, backstage = self._vassal, self._backstage
         restarter = vassal.start_standin(self._argv(attached))
         why = await until_answers(
-            backstage.restarter, self._target, limit=self._boot_within, alive=lambda: restarter.alive
+            backstage.restarter, self._target, limit=self._boot_within, alive=lambda: restarter.alive and vassal.wanted
         )
         if not why:
             return restarter
@@ -111,8 +116,7 @@ class Dance:
         process = self._vassal.process
         if process is None or not process.alive:
             return "it was gone"
-        mercy = _seconds(self._file, "mercy", LEAVE_WITHIN, "reload-mercy")
-        await self._vassal.end(process, Order.STOP_GRACEFULLY, mercy)
+        await self._vassal.end(process, Order.STOP_GRACEFULLY, mercy(self._file))
         return process.end_in_words
 
     async def _until_main(self, restarter: VassalProcess) -> None:
@@ -122,8 +126,10 @@ class Dance:
             self._backstage.main,
             self._target,
             limit=self._boot_within,
-            alive=lambda: vassal.throttle.attempts == failures,
+            alive=lambda: vassal.throttle.attempts == failures and vassal.wanted,
         )
+        if not vassal.wanted:
+            raise InstarError(f"cannot finish the restart of {vassal.name}: it was told to stop meanwhile")
         if why:
             vassal.watch_standin(self._backstage, self._target)
             rest = "the restarter serves on, without mules" if restarter.alive else "the restarter has ended too"

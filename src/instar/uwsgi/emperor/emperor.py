@@ -57,6 +57,8 @@ class Emperor:
         self.settings = settings
         self.state = state
         self.vassals: dict[str, Vassal] = {}
+        #: Their files are gone, and they are on their way out.
+        self._leaving: dict[str, Vassal] = {}
         self.log = log
         self.pid = os.getpid()
         self._system = system
@@ -130,9 +132,8 @@ class Emperor:
     def stop(self, *, now: bool = False) -> None:
         """Begin to stop; a second call kills what is left."""
         if self.stopping:
-            for vassal in self.vassals.values():
-                if vassal.process is not None:
-                    vassal.process.kill()
+            for vassal in (*self.vassals.values(), *self._leaving.values()):
+                vassal.kill()
         self.stopping = True
         self._now = now
         self._wake.set()
@@ -205,6 +206,8 @@ class Emperor:
         return True
 
     def _take(self, found: Found) -> None:
+        if found.name in self._leaving:
+            return  # a file that came back: later, for two of a name must not run side by side
         vassal = self.vassals.get(found.name)
         if vassal is not None and vassal.file.found.stamp == found.stamp:
             return
@@ -246,16 +249,20 @@ class Emperor:
         self._inheritance = None
 
     def _remove(self, name: str) -> None:
-        vassal = self.vassals.pop(name)
+        self._leaving[name] = vassal = self.vassals.pop(name)
         self.log.write(f"vassal {name} was removed; it stops")
         self._tasks.spawn(self._end(vassal), f"stop {name}")
 
     async def _end(self, vassal: Vassal) -> None:
         await vassal.stop()
         self.store.discard(vassal.name)
+        del self._leaving[vassal.name]
+        self.changes.notify()
+        self.rescan()
 
     def _notified(self, notice: Notice) -> None:
-        processes = ((vassal, vassal.process) for vassal in self.vassals.values() if vassal.process is not None)
+        vassals = (*self.vassals.values(), *self._leaving.values())
+        processes = ((vassal, vassal.process) for vassal in vassals if vassal.process is not None)
         found = next(((vassal, process) for vassal, process in processes if process.pid == notice.pid), None)
         fields, taken = notice.fields, False
         if found is not None:
@@ -308,6 +315,7 @@ class Emperor:
         for group in (others, pools):
             stops = [vassal.stop(graceful=graceful, mercy=self.settings.mercy) for vassal in group]
             await asyncio.gather(*stops)
+        await self.changes.until(lambda: not self._leaving)
         await self._tasks.cancel()
         self._notices.close()
         self.store.close()

@@ -39,7 +39,7 @@ class Inheritance:
             return None
         self._entries.remove(entry)
         try:
-            process = VassalProcess(entry.pid, self._system, self._changes, child=None)
+            process = VassalProcess(entry.pid, entry.kind, entry.program, self._system, self._changes, child=None)
         except OSError:  # it has ended meanwhile
             return None
         process.adopted(entry.began)

@@ -16,6 +16,7 @@ from instar.supervisor.changes import Changes
 from instar.system import System, describe_status
 from instar.uwsgi.emperor.fdstore import Stored
 from instar.uwsgi.emperor.link import VARIABLE, Link, News, Order
+from instar.uwsgi.emperor.vassal_file import Kind
 
 #: Status of a process that isn't our child, so that the kernel doesn't tell.
 UNKNOWN = 255
@@ -25,8 +26,20 @@ _EXEC_WITH = str(Path(__file__).with_name("exec_with.py"))
 class VassalProcess:
     """Owner of the pidfd and of the link. `changes` tells of every news and of the end."""
 
-    def __init__(self, pid: int, system: System, changes: Changes, *, child: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self,
+        pid: int,
+        kind: Kind,
+        program: str,
+        system: System,
+        changes: Changes,
+        *,
+        child: subprocess.Popen[bytes] | None,
+    ) -> None:
         """`child` None: it was started by an Emperor that died. Raises OSError when it is gone."""
+        #: Who runs it, and which program that is; its file may say something else by now.
+        self.kind = kind
+        self.program = program
         #: Called at its end, before anybody hears of it.
         self.on_end: Callable[[], None] = lambda: None
         self.pid = pid
@@ -37,8 +50,6 @@ class VassalProcess:
         self.loyal = False
         #: It was told to stop, or said that it does.
         self.stopping = False
-        #: The real uWSGI says that it stops (die-on-idle) and waits to be told to; instar's own are on their way.
-        self.asks_to_stop = False
         #: The vassal closed its end, though it may live: since when (monotonic), else 0.
         self.cursed = 0.0
         #: Of the last heartbeat (monotonic); 0 without any.
@@ -134,7 +145,7 @@ class VassalProcess:
                 self.loyal = True
             case News.STOPPING:
                 self.stopping = True
-                if self.asks_to_stop:
+                if self.kind is Kind.UWSGI:  # die-on-idle: it waits to be told to; instar's own are on their way
                     self.order(Order.STOP)
             case News.HEARTBEAT:
                 self.heartbeat = now
@@ -152,16 +163,17 @@ class VassalProcess:
 
 def start(
     argv: Sequence[str],
+    kind: Kind,
     *,
     env: Mapping[str, str],
     cwd: str,
     output: int,
-    linked: bool,
     stored: Sequence[Stored],
     system: System,
     changes: Changes,
 ) -> VassalProcess:
-    """Start a vassal. `linked`: with UWSGI_EMPEROR_FD. `stored`: what it gets as LISTEN_FDS. Raises OSError."""
+    """Start a vassal. `stored`: what it gets as LISTEN_FDS. Raises OSError."""
+    linked = kind is not Kind.NATIVE
     ours, theirs = socket.socketpair()
     with contextlib.closing(theirs):
         try:
@@ -173,7 +185,7 @@ def start(
                 output=output,
                 pass_fds=[*([theirs.fileno()] if linked else []), *(item.fd for item in stored)],
             )
-            process = VassalProcess(child.pid, system, changes, child=child)
+            process = VassalProcess(child.pid, kind, argv[0], system, changes, child=child)
         except OSError:
             ours.close()
             raise

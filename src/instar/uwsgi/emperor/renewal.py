@@ -67,6 +67,9 @@ class Renewals:
         process = vassal.process
         if process is None or not process.alive:
             return await _start(vassal, report)
+        another = process.program != vassal.file.argv[0] and not dance.dances(vassal.file)
+        if process.kind is not vassal.file.kind or another:
+            return await _exchange(vassal, process, report)
         if vassal.file.kind is not Kind.UWSGI:
             await _boot(vassal, process, report)
             if await supervised.status(vassal.file, process) is not None:
@@ -97,6 +100,20 @@ async def _start(vassal: Vassal, report: Report) -> dict[str, Any]:
     with report.stage("start") as stage:
         vassal.throttle.forget()
         vassal.begin()
+        await _until_ready(vassal, stage, lambda: vassal.ready)
+    return {}
+
+
+async def _exchange(vassal: Vassal, process: VassalProcess, report: Report) -> dict[str, Any]:
+    """Its file names another program: one has to go before the other can begin.
+
+    A zergling's clients wait in the pool's queue meanwhile.
+    """
+    with report.stage("leave") as stage:
+        vassal.throttle.forget()
+        await vassal.end(process, Order.STOP_GRACEFULLY, dance.mercy(vassal.file))
+        stage.detail = f"{process.program} makes way for {vassal.file.argv[0]}"
+    with report.stage("start") as stage:
         await _until_ready(vassal, stage, lambda: vassal.ready)
     return {}
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from instar.system import System
+from instar.uwsgi.emperor.process import VassalProcess
+from instar.uwsgi.emperor.scan import Found
+from instar.uwsgi.emperor.vassal_file import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Entry:
     vassal: str
     pid: int
     start_time: int
+    kind: Kind
+    program: str
     #: Of its file when it was started.
     stamp: tuple[int, int]
     #: Seconds since the epoch.
@@ -35,9 +40,18 @@ class Roll:
         self._system = system
         self._entries: dict[int, Entry] = {}
 
-    def enter(self, vassal: str, pid: int, stamp: tuple[int, int], began: float, *, standin: bool) -> None:
+    def enter(self, found: Found, process: VassalProcess, *, standin: bool) -> None:
         """A process was started, or taken over."""
-        self._entries[pid] = Entry(vassal, pid, self._system.start_time(pid), stamp, began, standin)
+        self._entries[process.pid] = Entry(
+            found.name,
+            process.pid,
+            self._system.start_time(process.pid),
+            process.kind,
+            process.program,
+            found.stamp,
+            process.began,
+            standin,
+        )
         self._write()
 
     def strike(self, pid: int) -> None:
@@ -57,6 +71,8 @@ class Roll:
                     str(item["vassal"]),
                     int(item["pid"]),
                     int(item["start_time"]),
+                    Kind(item["kind"]),
+                    str(item["program"]),
                     (int(item["stamp"][0]), int(item["stamp"][1])),
                     float(item["began"]),
                     bool(item["standin"]),

@@ -51,11 +51,12 @@ class Surroundings:
         try:
             process = start(
                 argv,
+                file.kind,
                 env=environment(os.environ, file, self.notify),
                 cwd=str(self.settings.directory),
                 output=fd,
-                linked=file.kind is not Kind.NATIVE,
-                stored=self.store.of(name),
+                # The real uWSGI would take them for socket activation.
+                stored=() if file.kind is Kind.UWSGI else self.store.of(name),
                 system=self.system,
                 changes=self.changes,
             )
@@ -67,8 +68,7 @@ class Surroundings:
     def register(self, file: VassalFile, process: VassalProcess, *, standin: bool) -> None:
         """So that the next Emperor finds it, if this one dies."""
         key = f"link:{process.pid}"
-        process.asks_to_stop = file.kind is Kind.UWSGI
-        self.roll.enter(file.found.name, process.pid, file.found.stamp, process.began, standin=standin)
+        self.roll.enter(file.found, process, standin=standin)
         if process.link is not None:
             self.safe.put(key, process.link.socket.fileno())
 

@@ -110,6 +110,11 @@ class Vassal:
         return self._around.store.of(self.name)
 
     @property
+    def wanted(self) -> bool:
+        """Whether it is to run."""
+        return self._wanted
+
+    @property
     def running(self) -> bool:
         """Whether it has a process."""
         return self.process is not None and self.process.alive
@@ -167,6 +172,12 @@ class Vassal:
         if self._task is not None:
             await asyncio.wait([self._task])
 
+    def kill(self) -> None:
+        """SIGKILL for whatever there is of it."""
+        for process in (self.standin, self.process):
+            if process is not None:
+                process.kill()
+
     def touched(self, file: VassalFile) -> None:
         """Its file changed: that restarts it, and ends whatever pause it is in."""
         self.file = file
@@ -204,6 +215,8 @@ class Vassal:
 
     def start_standin(self, argv: Sequence[str]) -> VassalProcess:
         """Start a process that serves beside the main one. Raises InstarError."""
+        if not self._wanted:
+            raise InstarError(f"cannot restart {self.name}: it was told to stop meanwhile")
         try:
             self.standin = self._around.spawn(self.file, argv, standin=True)
         except OSError as error:
@@ -230,7 +243,7 @@ class Vassal:
     async def end(self, process: VassalProcess, order: Order, mercy: float) -> int:
         """End one of its processes; SIGKILL after `mercy` seconds. Its status."""
         # SIGINT stops the real uWSGI whatever die-on-term says.
-        fallback = signal.SIGINT if self.file.kind is Kind.UWSGI else signal.SIGTERM
+        fallback = signal.SIGINT if process.kind is Kind.UWSGI else signal.SIGTERM
         return await process.end(order, fallback, mercy)
 
     async def _keep_running(self) -> None:
@@ -258,7 +271,7 @@ class Vassal:
         if process is None:
             return
         self.process, self.note = process, ""
-        if self.file.kind is not Kind.UWSGI:
+        if process.kind is not Kind.UWSGI:
             self.tasks.spawn(self._ask(process), f"ask {self.name}")
         began = self._around.system.monotonic()
         await process.wait()
