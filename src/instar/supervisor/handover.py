@@ -325,8 +325,8 @@ class Handover:
             await self.host.discard(self.new, Event.BROKE)
             await self._after_rollback()
             return "rolled-back"
-        if self.old is None or self.draining is None or self.old.gone():
-            # There is nothing to go back to: the new generation goes on as it can.
+        if self.old is None or self.draining is None or not self.old.alive or self.old.gone():
+            # There is nothing to go back to: the new generation goes on as it can. A stop at once ends both.
             self.report.skip("rollback", "no generation to go back to")
             return "failed"
         with self.report.stage("rollback"):

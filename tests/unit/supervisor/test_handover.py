@@ -26,7 +26,7 @@ from instar.supervisor.names import Moved, NameTakingError
 from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.probe import ProbeError
 from instar.supervisor.report import Report
-from instar.supervisor.transitions import Event, GenerationState, next_state
+from instar.supervisor.transitions import ALIVE, Event, GenerationState, next_state
 from instar.supervisor.views import Failure
 from instar.system import System
 
@@ -56,6 +56,10 @@ class FakeGeneration:
         self.state = next_state(self.state, event)
         self.trace.append(f"{self.number} {self.state}")
         self.changes.notify()
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ALIVE
 
     def all_ready(self) -> bool:
         return self.ready
@@ -415,6 +419,19 @@ async def test_with_nothing_left_to_go_back_to_the_new_generation_goes_on(host: 
     outcome, _ = await attempt.run()
     assert outcome == "failed"
     assert host.live is host.new and host.new.state is GenerationState.SERVING
+
+
+async def test_a_stop_at_once_in_the_grace_period_is_no_defect(host: FakeHost, attempt: Attempt) -> None:
+    async def meanwhile(handover: Handover) -> None:
+        async for event in handover.report.watch():
+            if event.get("stage") == "grace":
+                handover.abort("the supervisor is stopping")
+                host.old.move(Event.STOPPED)
+                return
+
+    outcome, handover = await attempt.run(meanwhile)
+    assert outcome == "failed" and handover.error == "the supervisor is stopping"
+    assert host.live is host.new
 
 
 @pytest.mark.parametrize("stage", ["boot", "probe", "grace"])
