@@ -55,6 +55,15 @@ class Backend(abc.ABC):
         """Run a statement once for each of `values`, with as little waiting in between as possible."""
 
     @abc.abstractmethod
+    def change_each(
+        self, connection: Any, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str
+    ) -> Rows:
+        """Change jobs, each with one of `values`; the columns `giving` of those that were changed.
+
+        `types` are words of the schema for each value. A value is written `:name`, and nothing else has a colon.
+        """
+
+    @abc.abstractmethod
     def begin(self, connection: Any) -> None:
         """Begin a transaction that writes."""
 
@@ -126,6 +135,14 @@ class Transaction:
     def each(self, sql: str, values: Sequence[Values]) -> list[Rows]:
         """The rows of a statement that is run for each of `values`."""
         return self.backend.each(self.connection, self._clocked(sql), values) if values else []
+
+    def change_each(
+        self, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str = "id"
+    ) -> Rows:
+        """See Backend."""
+        if not values:
+            return []
+        return self.backend.change_each(self.connection, self._clocked(change), where, values, types, giving)
 
     def take(self, change: str, where: str, values: Values, *, fair: bool, giving: str) -> Rows:
         """See Backend."""

@@ -57,6 +57,16 @@ def _gives_rows(sql: str) -> bool:
     return sql.lstrip().startswith("SELECT") or "RETURNING" in sql
 
 
+@functools.lru_cache(maxsize=64)
+def _with_document(change: str, where: str, types: tuple[tuple[str, str], ...], giving: str) -> str:
+    columns = ", ".join(f"v_{name} {PostgreSQL.types[kind]}" for name, kind in types)
+    change, where = (_NAME.sub(r"v_\1", text) for text in (change, where))
+    return (
+        f"UPDATE instar_job SET {change} FROM jsonb_to_recordset(:values::jsonb) AS given({columns})"
+        f" WHERE {where} RETURNING {giving}"
+    )
+
+
 class PostgreSQL(Backend):
     """Statements of several handlers run side by side; row locks keep them apart."""
 
@@ -105,6 +115,14 @@ class PostgreSQL(Backend):
             while cursor.nextset():
                 found.append(cursor.fetchall())
         return found
+
+    def change_each(
+        self, connection: Any, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str
+    ) -> Rows:
+        """See Backend. One statement, with all values as one document."""
+        sql = _with_document(change, where, tuple(types.items()), giving)
+        document = json.dumps([{f"v_{name}": value for name, value in each.items()} for each in values])
+        return self.execute(connection, sql, {"values": document})
 
     def begin(self, connection: Any) -> None:
         """See Backend. In READ COMMITTED each statement sees what was committed before it, as the fence needs it."""

@@ -78,6 +78,19 @@ class SQLite(Backend):
         """See Backend."""
         return [connection.execute(sql, each).fetchall() for each in values]
 
+    def change_each(
+        self,
+        connection: sqlite3.Connection,
+        change: str,
+        where: str,
+        values: Sequence[Values],
+        types: Mapping[str, str],
+        giving: str,
+    ) -> Rows:
+        """See Backend."""
+        sql = f"UPDATE instar_job SET {change} WHERE {where} RETURNING {giving}"
+        return [row for each in values for row in connection.execute(sql, each).fetchall()]
+
     def begin(self, connection: sqlite3.Connection) -> None:
         """See Backend."""
         connection.execute("BEGIN IMMEDIATE")

@@ -19,6 +19,28 @@ ROUTED: Final = 200
 #: The very words of the index.
 LIVE_SQL: Final = "state IN ('dispatching', 'queued', 'running')"
 _OURS: Final = f"id = :id AND attempt = :attempt AND holder = :holder AND {LIVE_SQL}"
+_OURS_TYPES: Final = {"id": "number", "attempt": "number", "holder": "text"}
+_NOTE_TYPES: Final = {
+    **_OURS_TYPES,
+    "state": "text",
+    "external_id": "text",
+    "data": "text",
+    "started_at": "real",
+    "progress": "text",
+    "let_go": "number",
+}
+_END_TYPES: Final = {
+    **_OURS_TYPES,
+    "state": "text",
+    "ending": "text",
+    "exit_code": "number",
+    "signal": "number",
+    "error": "text",
+    "started_at": "real",
+    "finished_at": "real",
+    "result": "text",
+    "uncounted": "number",
+}
 #: What is no more when a job waits again.
 _NO_ATTEMPT: Final = (
     "runner = '', external_id = NULL, data = NULL, let_go = 0, started_at = NULL, finished_at = NULL, ending = NULL,"
@@ -170,11 +192,14 @@ class Turn:
             f"SELECT {JOB_COLUMNS} FROM instar_job WHERE {where} ORDER BY priority DESC, id LIMIT {ROUTED}", **values
         )
         found = [(job.id, route(job.submission)) for job in map(to_job, rows)]
-        self._do.each(
-            "UPDATE instar_job SET work = :work, handler = :handler, tag = :tag, destination = :destination"
-            " WHERE id = :id AND state = 'new'",
-            [{"id": job, **to_values(routed)} for job, routed in found if routed.destination],
-        )
+        given = [
+            {"id": job, "destination": routed.destination, "handler": routed.handler, "tag": routed.tag, "work": work}
+            for job, routed in found
+            if routed.destination and (work := to_values(routed)["work"])
+        ]
+        change = "work = :work, handler = :handler, tag = :tag, destination = :destination"
+        types = {"id": "number", "work": "text", "handler": "text", "tag": "text", "destination": "text"}
+        self._do.change_each(change, "id = :id AND state = 'new'", given, types)
 
     def adopt(self) -> list[Claim]:
         """All jobs that an earlier holder of the name was responsible for, or that were reassigned to us."""
@@ -190,11 +215,13 @@ class Turn:
 
     def note(self, notes: Iterable[Note]) -> None:
         """Write down what is new. What isn't ours any more is left alone."""
-        self._do.each(
-            "UPDATE instar_job SET state = coalesce(:state, state), external_id = coalesce(:external_id, external_id),"
+        self._do.change_each(
+            "state = coalesce(:state, state), external_id = coalesce(:external_id, external_id),"
             " data = coalesce(:data, data), started_at = coalesce(started_at, :started_at),"
-            f" progress = coalesce(:progress, progress), let_go = let_go + :let_go WHERE {_OURS}",
+            " progress = coalesce(:progress, progress), let_go = let_go + :let_go",
+            _OURS,
             [self._note_values(note) for note in notes],
+            _NOTE_TYPES,
         )
 
     def _note_values(self, note: Note) -> dict[str, object]:
@@ -214,16 +241,17 @@ class Turn:
         A job that isn't in the answer wasn't ours any more; nothing was written for it.
         """
         verdicts = [(claim, outcome, judge(claim.job, claim.attempt, outcome)) for claim, outcome in ends]
-        rows = self._do.each(
-            "UPDATE instar_job SET"
-            " state = CASE WHEN cancel_requested_at IS NOT NULL AND :state <> 'ok' THEN 'cancelled' ELSE :state END,"
+        rows = self._do.change_each(
+            "state = CASE WHEN cancel_requested_at IS NOT NULL AND :state <> 'ok' THEN 'cancelled' ELSE :state END,"
             " ending = :ending, exit_code = :exit_code, signal = :signal, error = :error,"
             " started_at = coalesce(:started_at, started_at), finished_at = coalesce(:finished_at, {now}),"
-            " result = coalesce(:result, result), uncounted = uncounted + :uncounted"
-            f" WHERE {_OURS} RETURNING id, state",
+            " result = coalesce(:result, result), uncounted = uncounted + :uncounted",
+            _OURS,
             [self._end_values(claim, outcome, verdict) for claim, outcome, verdict in verdicts],
+            _END_TYPES,
+            giving="id, state",
         )
-        states = {job: JobState(state) for found in rows for job, state in found}
+        states = {job: JobState(state) for job, state in rows}
         self._wait_again([(claim, verdict) for claim, _, verdict in verdicts if states.get(claim.job.id) == "new"])
         for claim, outcome, _ in verdicts:
             if outcome.ending is Ending.LOST and claim.job.id in states:
