@@ -35,7 +35,7 @@ from instar.jobs.model import Claim, JobState
 from instar.jobs.plan import JobPlan
 from instar.jobs.routing import Router, completed
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import ROUTED, Holder, Turn, Wanted
+from instar.jobs.store.turn import ROUTED, Holder, Turn, Waiting, Wanted
 
 logger = logging.getLogger("instar.jobs")
 
@@ -108,6 +108,9 @@ class Manager:
         self._pause = _PAUSE
         self._leaving_until: float | None = None
         self._turns = 0
+        self._waiting = Waiting()
+        places = self.plan.destinations
+        self._limited = bool(self.plan.user_limit) or any(place.limit or place.user_limit for place in places)
 
     def run(self) -> None:
         """Work until the handler has to leave. Raises Fenced when its name is lost: what is durable goes on."""
@@ -166,36 +169,34 @@ class Manager:
 
     def _meet_store(self, *, look: bool) -> None:
         """Write down what is new and take what can be taken, in one transaction; none if there is nothing to do."""
-        strangers = False
-        if look:
-            strangers = self._look()
+        strangers = self._look() if look else False
         wanted = None if self._leaving_until is not None else self._wanted()
+        work = wanted is not None and wanted.promises(self._waiting)
         news = any(hand.note or hand.outcome for hand in self.hands)
         beat = self._house.beat_due()
-        work = bool(wanted and (news or beat or (look and self.store.has_work(self.handler.name, wanted))))
         if news or work or strangers or beat or not self._turns:
             self._turn(wanted if work else None, adopt=strangers or not self._turns, beat=beat)
         if look and self._leaving_until is None:
             self._house.run()
 
     def _look(self) -> bool:
-        """Notice what somebody wants to end; whether there are jobs that are ours and that we don't know."""
+        """Notice what waits, and what somebody wants to end; whether there are jobs of ours that we don't know."""
         # One that couldn't begin may be able to now.
         self.crew.open(self._inbox.put)
         found = self.store.in_hand(self.handler.name)
+        if self._leaving_until is None:
+            self._waiting = self.store.waiting(self.handler.name, self._wanted())
         known = self.hands.jobs()
         for job, cancel in found.items():
             if cancel and job in known:
                 known[job].cancel = True
         return bool(found.keys() - known.keys())
 
-    def _wanted(self) -> Wanted | None:
+    def _wanted(self) -> Wanted:
         counts = self.hands.counts()
         rooms = {
             name: member.workers - counts.get(name, 0) for name, member in self.crew.members.items() if member.open
         }
-        if not any(room > 0 for room in rooms.values()):
-            return None
         places = list(self.crew.places().items())
         # Destinations that share a runner take turns.
         first = self._turns % len(places) if places else 0
@@ -208,6 +209,7 @@ class Manager:
             window=self.plan.ready_window,
             user_limit=self.plan.user_limit,
             route=self._route,
+            waiting=self._waiting,
         )
 
     def _turn(self, wanted: Wanted | None, *, adopt: bool, beat: bool) -> None:
@@ -238,6 +240,9 @@ class Manager:
         for claim in claims:
             self._at("claimed", claim.attempt.dispatch_key)
             self._take(claim, "start")
+        if wanted and not claims and not self._limited:
+            # Whoever submits the next one rings.
+            self._waiting = Waiting()
         if claims and (self._grab or self.plan.ready_window or len(claims) >= ROUTED):
             # There may be more, and room for them.
             self._look_at = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 
 class JobState(enum.StrEnum):
@@ -143,8 +143,7 @@ class Submission:
     kill_timeout: float = 10.0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A job as the store has it; nothing here changes by itself (`JobStore.get` reads it anew)."""
 
     id: int
@@ -186,8 +185,7 @@ class Job:
         return self.cancel_requested_at is not None and not self.state.ended
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One try to do a job. Its key never comes twice, in this store or any other: it names folders and cluster jobs."""
 
     job_id: int
@@ -216,8 +214,7 @@ class Attempt:
     error: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A job that a handler has to see through, with the attempt that is being made."""
 
     job: Job

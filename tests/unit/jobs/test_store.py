@@ -13,7 +13,7 @@ from instar.handlers.errors import Fenced
 from instar.jobs.errors import JobError, NoSuchJobError, SubmissionError, WaitTimeoutError
 from instar.jobs.model import Ending, JobState, OnLost, Outcome, Submission
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import Note, Place, Wanted
+from instar.jobs.store.turn import Note, Place, Waiting, Wanted
 
 LOST = Outcome(Ending.LOST, error="its shim was killed")
 
@@ -120,15 +120,21 @@ def test_taking_is_starting_where_that_is_so(store: JobStore, hold) -> None:
     assert claimed.job.started_at
 
 
-def test_has_work(store: JobStore) -> None:
-    assert not store.has_work("main.jobs.1", WANTED)
+def test_what_waits(store: JobStore) -> None:
+    def waits(name: str = "main.jobs.1", wanted: Wanted = WANTED) -> bool:
+        return wanted.promises(store.waiting(name, wanted))
+
+    assert not waits()
     store.submit(command(handler="main.jobs.2"))
-    assert not store.has_work("main.jobs.1", WANTED)
-    assert store.has_work("main.jobs.2", WANTED)
-    assert not store.has_work("main.jobs.2", want(0))
-    assert not store.has_work("main.jobs.2", Wanted({"local": Place("local")}, {"local": 5}))
-    store.submit(command(destination="local"))
-    assert store.has_work("main.jobs.1", Wanted({"local": Place("a"), "other": Place("b")}, {"a": 5, "b": 1}))
+    assert not waits()
+    assert waits("main.jobs.2")
+    assert store.waiting("main.jobs.2", WANTED) == Waiting(unrouted=True)
+    assert not waits("main.jobs.2", want(0))
+    assert not waits("main.jobs.2", Wanted({"local": Place("local")}, {"local": 5}))
+    store.submit(command(destination="local", user="ann"))
+    two = Wanted({"local": Place("a"), "other": Place("b")}, {"a": 5, "b": 1})
+    assert waits("main.jobs.1", two)
+    assert store.waiting("main.jobs.1", two) == Waiting(frozenset({"local"}), several=True)
 
 
 def test_users_take_turns(store: JobStore, hold) -> None:
@@ -202,7 +208,9 @@ def test_a_job_is_claimed_once(store: JobStore, hold) -> None:
     got: list[int] = []
 
     def work(holder: object) -> None:
-        while any(store.get(job).state is JobState.NEW for job in jobs[-6:]) or store.has_work(holder.name, wanted):
+        while any(store.get(job).state is JobState.NEW for job in jobs[-6:]) or wanted.promises(
+            store.waiting(holder.name, wanted)
+        ):
             got.extend(ids(claim(store, holder, wanted)))
 
     threads = [threading.Thread(target=work, args=(holder,)) for holder in holders]

@@ -60,7 +60,8 @@ class Backend(abc.ABC):
     ) -> Rows:
         """Change jobs, each with one of `values`; the columns `giving` of those that were changed.
 
-        `types` are words of the schema for each value. A value is written `:name`, and nothing else has a colon.
+        `types` are words of the schema for each value, `id` among them. A value is written `:name`; nothing else has a
+        colon.
         """
 
     @abc.abstractmethod

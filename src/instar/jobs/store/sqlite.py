@@ -88,8 +88,11 @@ class SQLite(Backend):
         giving: str,
     ) -> Rows:
         """See Backend."""
-        sql = f"UPDATE instar_job SET {change} WHERE {where} RETURNING {giving}"
-        return [row for each in values for row in connection.execute(sql, each).fetchall()]
+        # Without RETURNING, which costs as much as half of the change.
+        sql = f"UPDATE instar_job SET {change} WHERE {where}"
+        changed = [each["id"] for each in values if connection.execute(sql, each).rowcount]
+        chosen = f"SELECT {giving} FROM instar_job WHERE id IN (SELECT value FROM json_each(?))"
+        return connection.execute(chosen, (json.dumps(changed),)).fetchall()
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """See Backend."""

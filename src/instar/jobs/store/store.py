@@ -27,7 +27,7 @@ from instar.jobs.store.rows import (
     to_json,
     to_values,
 )
-from instar.jobs.store.turn import KEEP_ATTEMPT, LIVE_SQL, Holder, Turn, Wanted, add_event, eligible
+from instar.jobs.store.turn import KEEP_ATTEMPT, LIVE_SQL, Holder, Turn, Waiting, Wanted, add_event, waiting
 from instar.jobs.store.upkeep import Upkeep
 
 #: Seconds between two looks of `wait`: from, to.
@@ -259,21 +259,10 @@ class JobStore(Upkeep):
         with self._connections.transaction() as do:
             yield Turn(do, holder, site)
 
-    def has_work(self, name: str, wanted: Wanted) -> bool:
-        """Whether `Turn.claim` would find something, without a lock."""
-        places = [name for name, place in wanted.places.items() if wanted.room(place)]
-        names = {f"place_{chr(97 + index // 26)}{chr(97 + index % 26)}": place for index, place in enumerate(places)}
-        choices = [f"destination = :{key}" for key in names] + (["destination IS NULL"] if wanted.route else [])
-        if not places:
-            return False
-        parts: list[str] = []
-        values: dict[str, object] = {}
-        for choice in choices:
-            where, values = eligible(name, wanted, choice)
-            parts.append(f"EXISTS (SELECT 1 FROM instar_job WHERE {where})")
+    def waiting(self, name: str, wanted: Wanted) -> Waiting:
+        """What waits that a handler may take, whether it has room or not; without a lock."""
         with self._reading() as do:
-            row = do.one(f"SELECT {' OR '.join(parts)}", **values, **names)
-        return bool(row and row[0])
+            return waiting(do, name, wanted)
 
     def in_hand(self, name: str) -> dict[int, bool]:
         """Ids of the live jobs of a handler, and whether somebody wants them to end."""

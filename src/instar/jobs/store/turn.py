@@ -82,6 +82,18 @@ class Place:
 
 
 @dataclasses.dataclass(frozen=True)
+class Waiting:
+    """What waits that one may take."""
+
+    #: Destinations that have such jobs.
+    places: frozenset[str] = frozenset()
+    #: There are some without a destination.
+    unrouted: bool = False
+    #: Jobs of several users wait.
+    several: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Wanted:
     """What a handler can take."""
 
@@ -99,10 +111,13 @@ class Wanted:
     user_limit: int = 0
     #: Gives a job without a destination one, as the submission that it is then; None: there are no such jobs.
     route: Callable[[Submission], Submission] | None = None
+    #: What was seen a moment ago; None: it is looked for once more.
+    waiting: Waiting | None = None
 
-    def room(self, place: Place) -> int:
-        """How many more the destination can take, as far as its runner is concerned."""
-        return max(0, self.rooms.get(place.runner, 0))
+    def promises(self, waiting: Waiting) -> bool:
+        """Whether some of it could be taken."""
+        room = {name for name, place in self.places.items() if self.rooms.get(place.runner, 0) > 0}
+        return bool(room & waiting.places) or bool(room and self.route and waiting.unrouted)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,17 +144,19 @@ class Turn:
 
     def claim(self, wanted: Wanted) -> list[Claim]:
         """Take waiting jobs. Each has a new attempt, which must be seen through: it is written down from here on."""
-        several, unrouted = self._survey()
-        if wanted.route and unrouted:
+        seen = wanted.waiting or waiting(self._do, self._name, wanted)
+        if wanted.route and seen.unrouted:
             self._route(wanted, wanted.route)
         if wanted.user_limit or any(place.limit or place.user_limit for place in wanted.places.values()):
             # What is counted must not change before we have added to it.
             self._do.backend.guard_limits(self._do.connection)
-        fair = bool(wanted.user_limit) or several
+        fair = bool(wanted.user_limit) or seen.several
         left, rooms = wanted.grab or sys.maxsize, dict(wanted.rooms)
         rows: list[tuple[Any, ...]] = []
         for destination, place in wanted.places.items():
             free = min(rooms.get(place.runner, 0), left)
+            if destination not in seen.places and not seen.unrouted:
+                continue
             if free > 0 and place.limit:
                 free = min(free, place.limit - self._running(destination))
             if free > 0:
@@ -178,13 +195,6 @@ class Turn:
             f"SELECT count(*) FROM instar_job WHERE {LIVE_SQL} AND ran_at = :destination", destination=destination
         )
         return int(row[0]) if row else 0
-
-    def _survey(self) -> tuple[bool, bool]:
-        """Whether jobs of several users wait, and whether some wait without a destination."""
-        first = "(SELECT user_name FROM instar_job WHERE state = 'new' ORDER BY user_name{} LIMIT 1)"
-        unrouted = "EXISTS (SELECT 1 FROM instar_job WHERE state = 'new' AND destination IS NULL)"
-        row = self._do.one(f"SELECT {first.format('')} <> {first.format(' DESC')}, {unrouted}")
-        return (bool(row[0]), bool(row[1])) if row else (False, False)
 
     def _route(self, wanted: Wanted, route: Callable[[Submission], Submission]) -> None:
         where, values = eligible(self._name, wanted, "destination IS NULL")
@@ -300,9 +310,30 @@ class Turn:
         add_event(self._do, claim.job.id, what, (self._name, self._epoch), claim.attempt.number, data)
 
 
+def waiting(do: Transaction, name: str, wanted: Wanted) -> Waiting:
+    """What waits for a handler, whether it has room or not."""
+    first = "(SELECT user_name FROM instar_job WHERE state = 'new' ORDER BY user_name{} LIMIT 1)"
+    names = {f"place_{_letters(index)}": place for index, place in enumerate(wanted.places)}
+    where, values = eligible(name, wanted, "destination IS NULL")
+    parts = [f"{first.format('')} <> {first.format(' DESC')}", f"EXISTS (SELECT 1 FROM instar_job WHERE {where})"]
+    for key in names:
+        where, _ = eligible(name, wanted, f"destination = :{key}")
+        parts.append(f"EXISTS (SELECT 1 FROM instar_job WHERE {where})")
+    row = do.one(f"SELECT {', '.join(parts)}", **values, **names) or ()
+    several, unrouted, *there = map(bool, row)
+    return Waiting(
+        frozenset(place for place, is_there in zip(names.values(), there, strict=True) if is_there), unrouted, several
+    )
+
+
+def _letters(index: int) -> str:
+    """Names of values have letters only."""
+    return f"{chr(97 + index // 26)}{chr(97 + index % 26)}"
+
+
 def eligible(name: str, wanted: Wanted, destination: str) -> tuple[str, dict[str, object]]:
     """The condition for jobs that a handler may take, and its values."""
-    tags = {f"tag_{chr(97 + index // 26)}{chr(97 + index % 26)}": tag for index, tag in enumerate(wanted.tags)}
+    tags = {f"tag_{_letters(index)}": tag for index, tag in enumerate(wanted.tags)}
     any_tag = f" OR tag IN ({', '.join(f':{key}' for key in tags)})" if tags else ""
     where = (
         f"state = 'new' AND {destination} AND run_at <= {{now}} AND (handler IS NULL OR handler IN (:holder, '_null_'))"
