@@ -15,7 +15,7 @@ from instar.jobs.model import Attempt, Job
 from instar.jobs.plan import Destination, JobPlan, RunnerPlan
 from instar.jobs.runners import load
 from instar.jobs.runners.base import Assignment, Runner, Setup, Sink
-from instar.jobs.store.turn import Place
+from instar.jobs.store.wanted import Place
 
 logger = logging.getLogger("instar.jobs")
 

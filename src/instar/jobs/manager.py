@@ -35,7 +35,8 @@ from instar.jobs.model import Claim, JobState
 from instar.jobs.plan import JobPlan
 from instar.jobs.routing import Router, completed
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import ROUTED, Holder, Turn, Waiting, Wanted
+from instar.jobs.store.turn import ROUTED, Holder, Turn
+from instar.jobs.store.wanted import Waiting, Wanted
 
 logger = logging.getLogger("instar.jobs")
 

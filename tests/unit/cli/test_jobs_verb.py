@@ -16,7 +16,7 @@ from instar.handlers import fence
 from instar.handlers.lease import Lease
 from instar.jobs.model import Claim, Ending, Outcome
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import Place, Wanted
+from instar.jobs.store.wanted import Place, Wanted
 
 Run = Callable[..., tuple[int, str, str]]
 TOML = "[app]\ntarget = 'a:b'\n[handlers.crew]\n[jobs]\npool = 'crew'\n"

@@ -10,7 +10,7 @@ from instar.handlers import fence
 from instar.handlers.lease import Lease
 from instar.jobs.model import Claim, Ending, JobState, Outcome, Submission
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import Place, Wanted
+from instar.jobs.store.wanted import Place, Wanted
 
 DONE = Outcome(Ending.EXITED, exit_code=0)
 FAILED = Outcome(Ending.EXITED, exit_code=7)

@@ -107,7 +107,7 @@ def test_what_a_killed_handler_ran_is_lost(
 
     from job_tools import TestHolder, claim, want
 
-    from instar.jobs.store.turn import Place
+    from instar.jobs.store.wanted import Place
 
     job = store.submit(dataclasses.replace(call("add", 1, 1, on_lost=on_lost), destination="calls"))
     holder = TestHolder("main.jobs.1", tmp_path / "state/main.jobs.1.lock")

@@ -13,7 +13,8 @@ from instar.handlers.errors import Fenced
 from instar.jobs.errors import JobError, NoSuchJobError, SubmissionError, WaitTimeoutError
 from instar.jobs.model import Ending, JobState, OnLost, Outcome, Submission
 from instar.jobs.store import JobStore
-from instar.jobs.store.turn import Note, Place, Waiting, Wanted
+from instar.jobs.store.turn import Note
+from instar.jobs.store.wanted import Place, Waiting, Wanted
 
 LOST = Outcome(Ending.LOST, error="its shim was killed")
 

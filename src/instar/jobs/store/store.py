@@ -27,8 +27,9 @@ from instar.jobs.store.rows import (
     to_json,
     to_values,
 )
-from instar.jobs.store.turn import KEEP_ATTEMPT, LIVE_SQL, Holder, Turn, Waiting, Wanted, add_event, waiting
+from instar.jobs.store.turn import KEEP_ATTEMPT, LIVE_SQL, Holder, Turn, add_event
 from instar.jobs.store.upkeep import Upkeep
+from instar.jobs.store.wanted import Waiting, Wanted, waiting
 
 #: Seconds between two looks of `wait`: from, to.
 _LOOKS = (0.005, 0.25)
