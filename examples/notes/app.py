@@ -15,6 +15,7 @@ from typing import Any
 
 import reports
 from board import Board
+from press import Press
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
@@ -32,6 +33,8 @@ HERE = Path(__file__).parent
 DATABASE = Path(os.environ.get("NOTES_DB", HERE / "notes.sqlite3"))
 #: Largest form that is read, in bytes.
 MAX_FORM = 16_384
+#: Notes in a booklet.
+PAGES = 40
 templates = Jinja2Templates(HERE / "templates")
 
 # At import, so once in a generation; the workers are forked afterwards.
@@ -51,7 +54,8 @@ def whoami() -> dict[str, Any]:
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """Open the database in the worker: a connection must not cross the fork."""
     app.state.store = Store(DATABASE)
-    app.state.board = Board(app.state.store)
+    app.state.press = Press()
+    app.state.board = Board(app.state.store, app.state.press)
     watcher = asyncio.create_task(app.state.board.watch())
     yield
     watcher.cancel()
@@ -61,6 +65,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
 async def index(request: Request) -> Response:
     """The page; it works without JavaScript too."""
     context = {"who": whoami(), "greeting": GREETING, **request.app.state.board.state()}
+    context["press"] = request.app.state.press.open
     return templates.TemplateResponse(request, "index.html", context)
 
 
@@ -89,6 +94,14 @@ async def order(request: Request) -> Response:
             instar.send("reports", str(note["id"]).encode())
             taken += 1
     return JSONResponse({"taken": taken})
+
+
+async def booklet(request: Request) -> Response:
+    """A job: a booklet of the notes. It is stored when this is answered, and runs once."""
+    press: Press = request.app.state.press
+    if not press.open:
+        return PlainTextResponse("there is no [jobs] here\n", status_code=503)
+    return JSONResponse({"job": await press.order(DATABASE, PAGES)})
 
 
 async def who(request: Request) -> Response:
@@ -149,6 +162,7 @@ app = Starlette(
         Route("/", index),
         Route("/notes", add, methods=["POST"]),
         Route("/reports", order, methods=["POST"]),
+        Route("/booklets", booklet, methods=["POST"]),
         Route("/whoami", who),
         Route("/slow", slow),
         Route("/events", events),

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from press import Press
 from store import Store
 
 #: How often the database is asked whether it changed, in seconds.
@@ -16,13 +17,21 @@ INTERVAL = 0.2
 class Board:
     """The pages that listen."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, press: Press) -> None:
         self._store = store
+        self._press = press
+        #: The booklets when they were last looked at.
+        self._jobs: list[dict[str, Any]] = []
         self._listeners: set[asyncio.Event] = set()
 
     def state(self) -> dict[str, Any]:
         """What to show."""
-        return {"notes": self._store.newest(), "reports": self._store.reports(), "terms": self._store.terms()}
+        return {
+            "notes": self._store.newest(),
+            "reports": self._store.reports(),
+            "terms": self._store.terms(),
+            "jobs": self._jobs,
+        }
 
     @contextlib.asynccontextmanager
     async def subscription(self) -> AsyncIterator[asyncio.Event]:
@@ -38,8 +47,9 @@ class Board:
         """Runs as long as the worker."""
         seen = self._store.version()
         while True:
-            await asyncio.sleep(INTERVAL)
-            if (version := self._store.version()) != seen:
+            self._jobs, before = await self._press.jobs(), self._jobs
+            if (version := self._store.version()) != seen or self._jobs != before:
                 seen = version
                 for event in self._listeners:
                     event.set()
+            await asyncio.sleep(INTERVAL)

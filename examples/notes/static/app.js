@@ -152,15 +152,40 @@ $("order").addEventListener("click", async () => {
   $("order").textContent = taken ? `Order 20 reports (${taken} sent)` : "Write a note first";
 });
 
+// --- jobs: programs that outlive a restart ---
+
+function showJobs(jobs) {
+  if (!jobs.length) return;
+  $("jobs").replaceChildren(...jobs.map((job) => {
+    const item = make("li", undefined, job.state);
+    const bar = make("progress");
+    bar.max = job.total || 1;
+    if (job.state === "ok") bar.value = bar.max;
+    else if (job.total) bar.value = job.done;
+    else if (job.state !== "running") bar.value = 0;
+    const said = job.state === "ok" ? `${job.result?.pages ?? job.done} pages, ${job.result?.lines ?? "?"} lines`
+      : job.error || (job.total ? `${job.done} of ${job.total}` : "");
+    item.append(make("b", `job ${job.id}`), bar, make("span", said), make("small", `${job.state} · ${job.handler}`, "by"));
+    return item;
+  }));
+}
+
+$("print").addEventListener("click", async () => {
+  const response = await fetch("/booklets", { method: "POST" });
+  const sent = response.ok ? `job ${(await response.json()).job} is stored` : "not possible";
+  $("print").textContent = `Print a booklet (${sent})`;
+});
+
 function connect(wait = 100) {
   const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
   socket.onmessage = (message) => {
-    const { who, notes, reports, terms } = JSON.parse(message.data);
+    const { who, notes, reports, terms, jobs } = JSON.parse(message.data);
     wait = 100;
     link("socket", true, who);
     show(notes);
     showHandlers(terms);
     showReports(reports);
+    showJobs(jobs);
   };
   // 1012: the generation that held this connection is going; the next one is there already.
   socket.onclose = (event) => {

@@ -2,7 +2,7 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from instar.jobs.api import cancel, get, submit, submit_async, wait, wait_async
+    from instar.jobs.api import cancel, current_store, get, submit, submit_async, wait, wait_async
     from instar.jobs.current import CurrentJob, HandBack, current_job
     from instar.jobs.errors import (
         JobError,
@@ -32,6 +32,7 @@ __all__ = [
     "WaitTimeoutError",
     "cancel",
     "current_job",
+    "current_store",
     "get",
     "run",
     "submit",
@@ -40,7 +41,7 @@ __all__ = [
     "wait_async",
 ]
 
-_API = ("cancel", "get", "submit", "submit_async", "wait", "wait_async")
+_API = ("cancel", "current_store", "get", "submit", "submit_async", "wait", "wait_async")
 _ERRORS = ("JobError", "JobFailedError", "NoSuchJobError", "StoreError", "SubmissionError", "WaitTimeoutError")
 #: Imported when first used: shims and launchers need none of it.
 _HOMES = {

@@ -164,7 +164,7 @@ class Names:
             return
         if not task.cancel() or waiting in (to, self.owner.get(name)):
             return
-        if waiting.holder(name) is not None:
+        if waiting.holder(name) is not None or (not waiting.zygote_alive and _has_process(waiting, name)):
             self._assign(name, waiting)
         else:
             waiting.send(channel.ReleaseHandler(name, False))

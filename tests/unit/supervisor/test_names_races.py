@@ -105,3 +105,29 @@ def test_a_successor_that_took_a_replaced_lock_file_is_not_asked_to_leave(world:
     (fresh,) = world.kernel.holders("one")
     assert fresh is not old
     assert not fresh.release.readable
+
+
+def test_a_kept_name_whose_next_two_zygotes_die_is_held_again(world: Any) -> None:
+    """The standby of the second took it, and nobody was left to tell: it has to be asked to leave all the same."""
+    (first,) = world.generations
+    (holder,) = world.kernel.holders("keep")
+    world.handover()
+    first.zygote.die()
+    world.kernel.signal(holder.pid, signal.SIGSTOP)
+    for _ in range(24):
+        world.step()
+    world.kernel.now += 11.0
+    world.pump()
+    for _ in range(14):
+        world.step()
+    second = world.generations[-1]
+    assert world.names.owner["keep"] is first, "the stopped holder keeps it"
+    world.kernel.signal(holder.pid, signal.SIGKILL)
+    (waiting,) = (item for item in world.kernel.processes.values() if item.alive and item.spec.name == "keep")
+    while world.kernel.run(waiting):
+        pass
+    second.zygote.die()
+    world.settle()
+    owner = world.names.owner["keep"]
+    (now,) = world.kernel.holders("keep")
+    assert now.zygote is owner.zygote
