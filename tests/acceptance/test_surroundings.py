@@ -18,7 +18,6 @@ from harness.processes import alive
 from harness.project import Project, free_port
 from harness.waiting import wait_for
 
-from instar.system.notify import notice_socket, receive
 from load.process import LoadProcess
 
 CLIENTS = {"new": {"count": 2}, "busy": {"count": 2}, "idle": {"count": 4}}
@@ -237,23 +236,3 @@ def test_a_command_serves_as_the_engine(instance: Instance, project: Project, fo
     assert fetch(project.port, "/") == "ok"
     assert instance.command("restart").code == 0
     assert fetch(project.port, "/") == "ok"
-
-
-def test_a_service_manager_is_told(instance: Instance, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sd_notify(3), for Type=notify."""
-    sock = notice_socket(folder / "notify")
-    monkeypatch.setenv("NOTIFY_SOCKET", str(folder / "notify"))
-    told: list[dict[str, str]] = []
-
-    def has(name: str) -> bool:
-        while (notice := receive(sock)) is not None:
-            assert notice.pid == instance.pid
-            told.append(notice.fields)
-        return any(name in fields for fields in told)
-
-    instance.start()
-    wait_for("READY=1", lambda: has("READY"))
-    assert told[-1] == {"READY": "1", "STATUS": "generation 1 serves"}
-    assert instance.command("stop").code == 0
-    assert has("STOPPING")
-    sock.close()

@@ -92,16 +92,14 @@ def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> in
 
 async def _serve(config: Config, reload: Callable[[], Config]) -> int:
     from instar.control.assembly import announce, assembled, inherited
-    from instar.system.notify import Notifier
+    from instar.control.herald import Herald
 
-    notifier = Notifier.from_environment()
-    async with assembled(config, reload, sockets=inherited(config)) as supervisor:
+    herald = Herald.from_environment()
+    async with assembled(config, reload, sockets=inherited(config)) as supervisor, herald.following(supervisor):
 
         def serving(generation: Generation) -> None:
             announce(supervisor, generation)
-            if notifier:
-                notifier.ready(f"generation {generation.number} serves")
+            herald.serving(generation.number)
 
-        if notifier:
-            supervisor.on_stop = notifier.stopping
+        supervisor.on_stop = herald.stopping
         return await supervisor.serve(serving)

@@ -42,6 +42,8 @@ class Operations:
         self._services = services
         self._log = log
         self._tasks = tasks
+        #: Told of each operation that begins.
+        self.on_begin: Callable[[Report], object] = lambda _: None
         #: Handlers that a command is working on.
         self._touched: set[str] = set()
 
@@ -104,6 +106,7 @@ class Operations:
         """Begin to replace the web workers, without loss, one after the other, in the same code. Raises InstarError."""
         self._refuse_if_busy("recycle workers")
         report = Report("recycle workers", self._log)
+        self.on_begin(report)
         self._tasks.spawn(self._recycle(self._live(), report), "recycle workers")
         return report
 
@@ -160,6 +163,7 @@ class Operations:
     def begin(self, kind: str, plan: Plan, options: Options, *, replaces: Generation | None = None) -> Report:
         """Start a handover. `replaces`: the generation whose place in the lineage the new one takes."""
         report = Report(kind, self._log, options.parts.listed())
+        self.on_begin(report)
         self.handover = Handover(self._registry, plan, options, report)
         self._registry.replaces, self._registry.unsettled = replaces, True
         self._tasks.spawn(self._carry_out(self.handover), kind)
@@ -211,6 +215,7 @@ class Operations:
     def _swap_back(self, target: Generation, current: Generation) -> Report:
         """Steer back to a generation that is still warm; the one that served until now drains."""
         report, registry = Report("rollback", self._log), self._registry
+        self.on_begin(report)
         with report.stage("cut-over"):
             registry.journal.write("rollback", generation=target.number, previous=current.number)
             abandoned, registry.draining = registry.draining, None
@@ -279,6 +284,7 @@ class Operations:
             work.close()
             raise BusyError(f"cannot {kind} {name}: another command for it is still running; wait for it")
         report = Report(f"handler {kind}", self._log)
+        self.on_begin(report)
         self._touched.add(name)
         self._tasks.spawn(self._touch(name, work, report), f"{kind} {name}")
         return report

@@ -46,14 +46,17 @@ class Notifier:
         address = environ.pop("NOTIFY_SOCKET", "")
         return cls(address) if address.startswith(("/", "@")) else None
 
-    def send(self, fields: Mapping[str, str], fds: Sequence[int] = ()) -> bool:
-        """Send one notification, with descriptors; whether it was delivered. Raises ValueError for a line break."""
+    def send(self, fields: Mapping[str, str], fds: Sequence[int] = (), *, wait: bool = True) -> bool:
+        """Send one notification, with descriptors; whether it was delivered. Raises ValueError for a line break.
+
+        Without `wait` it is lost when the queue is full.
+        """
         lines = [f"{name}={value}" for name, value in fields.items()]
         if any("\n" in line for line in lines):
             raise ValueError("a notification has one line for each field")
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
-            sock.settimeout(_PATIENCE)
+            sock.settimeout(_PATIENCE if wait else 0.0)
             with self._reachable() as address:
                 sock.connect(address)
             sock.sendmsg(["\n".join(lines).encode()], rights)
@@ -175,6 +178,17 @@ def close_all(fds: Iterable[int]) -> None:
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+def watchdog_limit(environ: MutableMapping[str, str]) -> float:
+    """Seconds within which each WATCHDOG=1 has to follow the one before; 0: nobody waits for one.
+
+    sd_watchdog_enabled(3). The variables are removed: they are not for children.
+    """
+    microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+    if not microseconds.isascii() or not microseconds.isdigit() or pid not in ("", str(os.getpid())):
+        return 0.0
+    return int(microseconds) / 1e6
 
 
 _Ancillary = Iterable[tuple[int, int, bytes]]

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from instar.control.herald import Herald
 from instar.errors import InstarError
 from instar.listeners.systemd import Inherited, take_inherited
 from instar.supervisor.plan import Credentials
 from instar.system import System
-from instar.system.notify import Notifier
 from instar.uwsgi import hooks
 from instar.uwsgi.emperor.link import News
 from instar.uwsgi.fifo import MasterFifo
@@ -37,7 +37,8 @@ class Around:
         self.instance = instance
         self.link = link
         self.system = System()
-        self.notifier = Notifier.from_environment()
+        self.herald = Herald.from_environment()
+        self.notifier = self.herald.notifier
         self.inherited: list[Inherited] = take_inherited()
         self.log: Callable[[str], object] = _to_stderr
         config = instance.config
@@ -102,8 +103,7 @@ class Around:
     def leaving(self) -> None:
         """The end begins."""
         self.link.say(News.STOPPING)
-        if self.notifier:
-            self.notifier.stopping()
+        self.herald.stopping()
 
     async def end(self) -> None:
         """The last acts of the instance."""

@@ -157,7 +157,8 @@ class ApplicationInstance:
         tasks.spawn(self._become_loyal(supervisor), "loyal")
         try:
             controls.open()
-            code = await supervisor.serve(functools.partial(self._announce, supervisor))
+            async with around.herald.following(supervisor):
+                code = await supervisor.serve(functools.partial(self._announce, supervisor))
         finally:
             await tasks.cancel()
             await host.close()
@@ -168,8 +169,7 @@ class ApplicationInstance:
 
     def _announce(self, supervisor: Supervisor, generation: Generation) -> None:
         announce(supervisor, generation)
-        if self._around.notifier:
-            self._around.notifier.ready(f"generation {generation.number} serves")
+        self._around.herald.serving(generation.number)
 
     def _leaving(self) -> None:
         self._leave_clients()
@@ -210,8 +210,6 @@ class ApplicationInstance:
                     await around.run("master-start", "post-app", "post-fork", "accepting", "accepting-once")
                     await around.run("accepting1", "accepting1-once")
                 else:
-                    if around.notifier:
-                        around.notifier.status(f"generation {generation} serves")
                     await around.run("post-app", "post-fork", "accepting", "accepting1")
                 self._settled = True
                 self._retire_orphans()

@@ -76,10 +76,10 @@ class PoolInstance:
             controls.open()
             await self._around.run("master-start")
             self.state = "serving"
-            if self._around.notifier:
-                self._around.notifier.ready(f"serves {self._around.name}")
-            now = await self._stopped
-            await self._pool.stop(grace=0.0 if now else None)
+            async with self._around.herald.following(None):
+                self._around.herald.ready(f"serves {self._around.name}")
+                now = await self._stopped
+                await self._pool.stop(grace=0.0 if now else None)
         finally:
             await controls.close()
         return ExitCode.DONE

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from instar.system.notify import Notice, Notifier, close_all, listen_variables, notice_socket, receive
+from instar.system.notify import Notice, Notifier, close_all, listen_variables, notice_socket, receive, watchdog_limit
 
 
 @pytest.fixture
@@ -116,3 +116,13 @@ def test_a_stale_socket_is_replaced(tmp_path) -> None:
         assert Notifier(str(path)).ready()
         assert receive(sock) is not None
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "limit"),
+    [("3000000", "", 3.0), ("3000000", "own", 3.0), ("3000000", "1", 0.0), ("", "", 0.0), ("soon", "", 0.0)],
+)
+def test_the_watchdog_is_for_the_process_that_it_names(usec, pid, limit) -> None:
+    environ = {"WATCHDOG_USEC": usec, "WATCHDOG_PID": str(os.getpid()) if pid == "own" else pid, "OTHER": "1"}
+    assert watchdog_limit(environ) == limit
+    assert environ == {"OTHER": "1"}

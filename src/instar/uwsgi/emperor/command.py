@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 
 from instar.config.formats.uwsgi import UwsgiConfig
+from instar.control.herald import Herald
 from instar.errors import InstarError
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.outlets import formatter, stream_outlet
 from instar.supervisor.output import OutputFollower
 from instar.system import System
-from instar.system.notify import Notifier
 from instar.uwsgi.emperor.control import EmperorControl
 from instar.uwsgi.emperor.emperor import Emperor
 from instar.uwsgi.emperor.settings import EmperorSettings
@@ -31,7 +31,7 @@ def run(options: UwsgiConfig | EmperorSettings) -> int:
 
 async def _serve(settings: EmperorSettings) -> int:
     # Ours, not the vassals'.
-    notifier = Notifier.from_environment()
+    herald = Herald.from_environment()
     state = create(settings.directory)
     state.lock()
     log = LogStore(state.log)
@@ -42,10 +42,17 @@ async def _serve(settings: EmperorSettings) -> int:
         with _pidfile(settings):
             is_uwsgi = await wrapper_is_uwsgi(settings.wrapper)
             emperor = Emperor(
-                settings, state, System(), log, collect=follower.catch_up, wrapper_is_uwsgi=is_uwsgi, notifier=notifier
+                settings,
+                state,
+                System(),
+                log,
+                collect=follower.catch_up,
+                wrapper_is_uwsgi=is_uwsgi,
+                notifier=herald.notifier,
             )
             log.write(f"the Emperor runs {settings.directory}")
-            return await _answering(emperor)
+            async with herald.following(None):
+                return await _answering(emperor)
     finally:
         follow.cancel()
         follower.close(final=True)
