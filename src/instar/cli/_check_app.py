@@ -8,7 +8,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from instar.cli._findings import Finding, error, ok, warning
 from instar.config import Redactor
 from instar.config.env_file import read_env_file
 from instar.supervisor.plan import ABI, Plan, compiled_packages, fallback_packages
+from instar.system import System
 
 #: Lines of a traceback or of output that are shown.
 TAIL = 12
@@ -115,21 +115,15 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
 def _run(plan: Plan, request: IO[bytes], output: IO[bytes], result: IO[bytes], limit: float) -> int | None:
     """The exit status; None when it took too long. Nothing of its process group is left behind."""
     script = Path(__file__).with_name("_dryload.py")
-    who = plan.credentials
-    process = subprocess.Popen(
+    process = System().spawn(
         [str(plan.python), str(script), str(request.fileno()), str(result.fileno())],
         # As -P, which a Python that is too old (and has to be told so) would not understand.
         env={**plan.environment(), "PYTHONSAFEPATH": "1"},
         cwd=plan.release,
-        stdin=subprocess.DEVNULL,
-        # Files, not pipes: a child that the application leaves behind would keep a pipe open.
-        stdout=output,
-        stderr=subprocess.STDOUT,
+        # A file, not a pipe: a child that the application leaves behind would keep a pipe open.
+        output=output.fileno(),
         pass_fds=(request.fileno(), result.fileno()),
-        start_new_session=True,
-        user=who.uid,
-        group=who.gid,
-        extra_groups=who.groups,
+        rights=plan.credentials,
     )
     pidfd = os.pidfd_open(process.pid)
     try:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from instar.config.handlers import Template
 from instar.config.table import Table, setting
-from instar.config.types import AnyPath, Interpreter, Name, OptionalPath, Switch, Target, Text, Variables
+from instar.config.types import AnyPath, Interpreter, Name, OptionalPath, Switch, Target, Text, Umask, Variables
 
 
 def _lazy(value: object) -> object:
@@ -87,6 +87,19 @@ class App(Table):
     )
     group: Text = setting(
         "", "Group that they run as (name or number). Empty: the primary group of `user`.", unit="group"
+    )
+    umask: Umask = setting(
+        "",
+        "Permissions that files made by the application's processes do not get, in octal digits. Empty: the umask "
+        "that instar was started with.",
+        unit="octal mode",
+        example="027",
+    )
+    no_new_privs: Switch = setting(
+        True,
+        "Processes of the application never gain rights: `sudo` and other setuid programs have no effect in them. Turn "
+        "it off for an application that needs such programs.",
+        unit="switch",
     )
     handler_name: Template = setting(
         "{server_name}.{pool}.{index}",

@@ -224,6 +224,8 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 Name = Annotated[
     Text, _pattern(NAME_PATTERN, 'must be 1 to 64 letters, digits, "-", "_" or ".", the first a letter or digit')
 ]
+#: Octal digits; empty: not set.
+Umask = Annotated[Text, _pattern(r"|0?[0-7]{1,3}", 'must be octal digits, as in "027"')]
 UrlPath = Annotated[Text, _pattern(r"/[^\s#]*", 'must be a path that begins with "/"')]
 
 

@@ -33,9 +33,7 @@ async def run_hooks(hooks: Sequence[Hook], plan: Plan, output: Path, env: dict[s
                 env={**plan.environment(), **env, **hook.env},
                 cwd=plan.release,
                 output=fd,
-                user=who.uid,
-                group=who.gid,
-                groups=who.groups,
+                rights=who,
             )
         except OSError as error:
             raise HookError(f"cannot run hook {argv[0]}: {error.strerror}") from error

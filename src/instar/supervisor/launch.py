@@ -89,9 +89,7 @@ def launch(
                 cwd=plan.release,
                 output=output_fd,
                 pass_fds=[listener.fileno(), generation.board.fd, spec_fd, *sockets, *queues.fds()],
-                user=who.uid,
-                group=who.gid,
-                groups=who.groups,
+                rights=who,
             )
         except OSError as error:
             raise InstarError(f"cannot start {plan.python}: {error.strerror}; check app.python and app.user") from error

@@ -91,9 +91,7 @@ class JobLauncher:
                     cwd="/",
                     output=output,
                     pass_fds=(read,),
-                    user=who.uid,
-                    group=who.gid,
-                    groups=who.groups,
+                    rights=who,
                 ),
                 self._system,
             )

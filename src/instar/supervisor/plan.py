@@ -17,6 +17,7 @@ from instar.engines.base import EngineOptions
 from instar.errors import ConfigError
 from instar.handlers.messages import QueueSpec
 from instar.runtime.spec import ExtensionSpec, GenerationSpec, HandlerSpec, ListenerSpec, StaticMap
+from instar.system import Rights
 
 #: Packages that the runtime uses and that the application's own environment may lack. All are pure Python.
 _FALLBACKS = ("servestatic", "asgiref", "typing_extensions")
@@ -28,31 +29,29 @@ JOB_MANAGER = "instar.jobs.manager:main"
 
 
 @dataclasses.dataclass(frozen=True)
-class Credentials:
+class Credentials(Rights):
     """Who the application's processes run as; None: like the supervisor."""
-
-    uid: int | None = None
-    gid: int | None = None
-    groups: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, config: Config) -> Credentials:
         """The configured user and group. Raises ConfigError for unknown ones, or without the right to switch."""
         user, group = config.app.user, config.app.group
+        umask = int(config.app.umask, 8) if config.app.umask else None
+        like_us = cls(umask=umask, no_new_privs=config.app.no_new_privs)
         if not user and not group:
-            return cls()
+            return like_us
         entry = _user(user) if user else None
         gid = _group(group) if group else entry.pw_gid if entry else os.getgid()
         uid = entry.pw_uid if entry else os.getuid()
         if (uid, gid) == (os.getuid(), os.getgid()):
-            return cls()
+            return like_us
         if os.getuid() != 0:
             raise ConfigError(
                 f"cannot run the application as {user or group}: only root can change the user; "
                 "start instar as root, or leave user and group empty"
             )
         groups = tuple(os.getgrouplist(entry.pw_name, gid)) if entry else (gid,)
-        return cls(uid, gid, groups)
+        return cls(uid, gid, groups, umask, config.app.no_new_privs)
 
 
 def socket_owner(config: Config) -> tuple[int, int] | None:

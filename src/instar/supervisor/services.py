@@ -86,9 +86,7 @@ class ServiceRunner:
                     env={**self.plan.environment(), **self.service.env, "INSTAR_SERVICE": self.name},
                     cwd=str(self.service.chdir or self.plan.release),
                     output=fd,
-                    user=who.uid,
-                    group=who.gid,
-                    groups=who.groups,
+                    rights=who,
                 ),
                 self._system,
             )

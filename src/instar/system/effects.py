@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from instar.system.rights import Rights, bounded
+
 #: prctl(2).
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -97,24 +99,28 @@ class System:
         cwd: str,
         output: int,
         pass_fds: Sequence[int] = (),
-        user: int | None = None,
-        group: int | None = None,
-        groups: Sequence[int] | None = None,
+        rights: Rights | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a program in its own session, with its output appended to the descriptor `output`."""
-        process = subprocess.Popen(
-            list(argv),
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            pass_fds=pass_fds,
-            start_new_session=True,
-            user=user,
-            group=group,
-            extra_groups=groups,
-        )
+        who = rights or Rights()
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                list(argv),
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                user=who.uid,
+                group=who.gid,
+                extra_groups=who.groups,
+                umask=-1 if who.umask is None else who.umask,
+            )
+
+        process = bounded(start) if who.no_new_privs else start()
         self._spawned.add(process.pid)
         return process
 

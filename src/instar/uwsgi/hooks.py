@@ -249,9 +249,7 @@ async def _program(hook: Hook, argv: list[str], world: HookWorld) -> None:
     env: Mapping[str, str] = {**world.env, "UWSGI_HOOK_CONTEXT": hook.phase, "INSTAR_HOOK": hook.phase}
     fd = world.system.open_append(world.output) if world.output else os.dup(1)
     try:
-        process = world.system.spawn(
-            argv, env=env, cwd=str(world.cwd), output=fd, user=who.uid, group=who.gid, groups=who.groups
-        )
+        process = world.system.spawn(argv, env=env, cwd=str(world.cwd), output=fd, rights=who)
     finally:
         os.close(fd)
     child = Child(process, world.system)

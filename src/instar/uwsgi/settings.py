@@ -29,6 +29,7 @@ MERCY = 60
 HOME = ("virtualenv", "venv", "home", "pyhome")
 PYTHONPATH = ("pythonpath", "python-path", "pp")
 CHECK_STATIC = ("check-static", "static-check")
+_UMASK = r"0?[0-7]{1,3}"
 LOG_FILES = ("logto", "logto2", "daemonize", "daemonize2")
 
 
@@ -46,7 +47,11 @@ def app(config: UwsgiConfig, surroundings: Surroundings, application: Applicatio
         "pythonpath": list(_pythonpath(config, surroundings, base)),
         "env": dict(_environment(config)),
         "lazy": True if application.lazy else "auto",
+        # What ran under uWSGI may call sudo, or sendmail.
+        "no_new_privs": False,
     }
+    if re.fullmatch(_UMASK, umask := config.text("umask")):
+        result["umask"] = umask
     if home := config.text(*HOME):
         result["python"] = str(base / home / "bin/python")
     # Only root can change it; uWSGI leaves it out in silence otherwise.
@@ -81,7 +86,7 @@ def socket_mode(config: UwsgiConfig) -> int | None:
     option = config.last("chmod-socket", "chmod")
     if option is None:
         umask = config.text("umask")
-        return 0o777 & ~int(umask, 8) if re.fullmatch(r"[0-7]{1,4}", umask) else None
+        return 0o777 & ~int(umask, 8) if re.fullmatch(_UMASK, umask) else None
     if option.bare or not option.value:
         return 0o666
     if not re.fullmatch(r"0?[0-7]{3}", option.value):

@@ -82,6 +82,8 @@ def _become(config: Config) -> None:
     if os.geteuid() != 0:
         return
     who = Credentials.of(config)
+    if who.umask is not None:
+        os.umask(who.umask)
     try:
         if who.groups is not None:
             os.setgroups(who.groups)
