@@ -18,32 +18,29 @@ _SCRIPT: Final = """\
 dir={folder}
 cwd={cwd}
 mine="$dir/.ticket.$SLURM_JOB_ID.$$"
+# Slurm signals the program itself, too. A shell with a handler goes on waiting for it, and then has its status.
+trap : TERM
 
 # link(2) decides who begins, also when Slurm has got this twice, or somebody has declared it void meanwhile.
+# (A signal may end date as well.)
 began=$(date +%s.%N)
+began=${{began:-0}}
 printf '{{"slurm": "%s", "host": "%s", "at": %s}}' "$SLURM_JOB_ID" "$(uname -n)" "$began" >"$mine" || exit {no_ticket}
 ln "$mine" "$dir/ticket" 2>/dev/null
 [ "$(cat "$dir/ticket" 2>/dev/null)" = "$(cat "$mine")" ] || {{ rm -f "$mine"; exit {turned_away}; }}
 rm -f "$mine"
 
-program=
-asked=
-trap 'asked=1; [ -z "$program" ] || kill -TERM "$program" 2>/dev/null' TERM
-
 if cd "$cwd"; then
-    {argv} </dev/null &
-    program=$!
-    [ -z "$asked" ] || kill -TERM "$program" 2>/dev/null
-    # A signal for us ends the wait before the program has ended.
-    while :; do
-        wait "$program"
-        code=$?
-        kill -0 "$program" 2>/dev/null || break
-    done
+    # Not as words of the shell: it would take NAME=VALUE for its own, and run what is built in.
+    set -- {argv}
+    (exec "$@") </dev/null
+    code=$?
 else
     code=127
 fi
 
+# Too late to ask for the end.
+trap '' TERM
 end="$dir/.exit.$SLURM_JOB_ID.$$"
 printf '{{"code": %d, "started_at": %s, "finished_at": %s}}' "$code" "$began" "$(date +%s.%N)" >"$end"
 sync "$end" 2>/dev/null

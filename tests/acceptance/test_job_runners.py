@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ from harness.instance import Instance
 from harness.processes import alive
 from harness.project import Project
 from harness.waiting import wait_for
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration/runners"))
+
+from slurm_node import NoSlurmError, slurm
 
 
 @pytest.fixture
@@ -125,6 +131,40 @@ def test_a_job_outlives_a_killed_supervisor(with_jobs: Project, instance: Instan
     wait_for("only the new launcher", lambda: not alive(old) and launcher(instance))
     ended(instance, with_jobs, job, "one", 5)
     ended(instance, with_jobs, other, "two", 0)
+
+
+def test_a_function_outlives_its_handler_where_programs_run(with_jobs: Project, instance: Instance) -> None:
+    instance.start()
+    arguments = json.dumps([str(with_jobs.root / "one")])
+    call = ["--call", "apps.calls:until", "--args", arguments, "--destination", "local"]
+    job = int(instance.command("jobs", "submit", "--json", *call).json["id"])
+    pid = running(with_jobs, "one")
+    assert instance.command("restart").code == 0
+    wait_for("its progress", lambda: show(instance, job)["progress"] == {"done": 1, "total": 2})
+    assert alive(pid)
+    ended(instance, with_jobs, job, "one", 0)
+    assert show(instance, job)["result"] == {"pid": pid}
+
+
+@pytest.mark.long
+def test_a_job_in_slurm_outlives_restarts(with_jobs: Project, instance: Instance) -> None:
+    with tempfile.TemporaryDirectory(prefix="instar-slurm-") as root:
+        try:
+            with slurm(Path(root)) as node:
+                with_jobs.config["jobs.runners.slurm"] = {
+                    "options": {"conf": str(node.conf), "poll_min": 0.2, "poll_max": 0.5, "grace": 1.0}
+                }
+                instance.start()
+                script = waits(with_jobs, "one", 7)
+                submitted = ["jobs", "submit", "--json", "--destination", "slurm", "--", "sh", "-c", script]
+                job = int(instance.command(*submitted).json["id"])
+                running(with_jobs, "one")
+                for _ in range(2):
+                    assert instance.command("restart").code == 0
+                ended(instance, with_jobs, job, "one", 7)
+                instance.command("stop")
+        except NoSlurmError as error:
+            pytest.skip(str(error))
 
 
 def test_without_jobs_there_is_no_launcher(project: Project, instance: Instance) -> None:
