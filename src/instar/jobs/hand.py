@@ -90,6 +90,8 @@ class Hand:
             signal=notice.signal,
             error=notice.error or _sentence(ending, notice),
             result=notice.result,
+            # What was said since the last look, or wasn't written down yet.
+            progress=notice.progress if notice.progress is not None else self.progress,
             started_at=notice.started_at,
             finished_at=notice.finished_at,
         )

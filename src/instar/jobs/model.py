@@ -85,6 +85,8 @@ class Outcome:
     error: str = ""
     #: What a callable returned, as JSON.
     result: Any = None
+    #: What it said of itself last; None: nothing new.
+    progress: Any = None
     #: None: not known; the manager takes the time at which it heard of it.
     started_at: float | None = None
     finished_at: float | None = None

@@ -86,6 +86,7 @@ def test_who_it_is_and_progress(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp
     assert (job_id, attempt, key, colour) == (assignment.job_id, 1, assignment.key, "red")
     assert cwd == str(Path.cwd())
     assert (pid == os.getpid()) == (desk.runner.setup.name == "thread")
+    assert notice.progress == {"number": 999}
     if desk.runner.setup.name != "thread":
         assert desk.runner.progress(assignment) == {"number": 999}
 

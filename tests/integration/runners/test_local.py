@@ -69,7 +69,8 @@ def test_output_result_and_progress_arrive(desk: Desk) -> None:
         "-c",
         "echo out; echo err >&2; echo '{\"done\": 1}' >>$INSTAR_JOB_PROGRESS; echo '[1,2]' >$INSTAR_JOB_RESULT",
     )
-    assert desk.end(assignment).result == [1, 2]
+    end = desk.end(assignment)
+    assert (end.result, end.progress) == ([1, 2], {"done": 1})
     folder = desk.folder(assignment)
     assert (folder.out.read_text(), folder.err.read_text()) == ("out\n", "err\n")
     assert desk.runner.progress(assignment) == {"done": 1}

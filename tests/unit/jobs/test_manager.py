@@ -130,6 +130,23 @@ def test_progress_is_copied(store: JobStore, url: str, world: World, tmp_path: P
         assert until(lambda: store.get(job).progress) == {"key": world.begun[0]}
 
 
+def test_the_last_progress_is_kept(store: JobStore, url: str, world: World, tmp_path: Path) -> None:
+    """It may come after the last look."""
+    world.script = lambda given: Notice(given.key, Phase.ENDED, exit_code=0, progress={"done": 6, "total": 6})
+    with managing(a_plan(url), world, tmp_path):
+        assert store.wait(store.submit(command()), 60).progress == {"done": 6, "total": 6}
+
+
+def test_progress_that_was_seen_but_not_written_is_kept(
+    store: JobStore, url: str, world: World, tmp_path: Path
+) -> None:
+    job = store.submit(command())
+    with managing(a_plan(url), world, tmp_path):
+        until(lambda: store.get(job).progress)
+        world.end(Notice(world.begun[0], Phase.ENDED, exit_code=0))
+        assert store.wait(job, 60).progress == {"key": world.begun[0]}
+
+
 def test_jobs_reassigned_to_a_manager_at_work(store: JobStore, url: str, world: World, tmp_path: Path) -> None:
     job = store.submit(command(handler="main.gone.1"))
     with managing(a_plan(url), world, tmp_path, name="main.gone.1"):

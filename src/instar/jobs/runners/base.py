@@ -116,6 +116,8 @@ class Notice:
     finished_at: float | None = None
     #: JSON that a callable returned, or that a program wrote to `$INSTAR_JOB_RESULT`.
     result: Any = None
+    #: Of an end: what the attempt said of itself last, as nobody asks any more then. None: nothing, or not known.
+    progress: Any = None
     #: Of a callable: the exception, in one line. Of others: what a person should know.
     error: str = ""
 

@@ -157,6 +157,7 @@ class ThreadRunner(Runner):
             started_at=began,
             finished_at=time.time(),
             result=done.result,
+            progress=call.progress,
             error=done.error,
         )
 

@@ -34,7 +34,7 @@ def look(key: str, folder: Folder) -> Notice | None:
     if group := _group(folder):
         group.remove()
     error = "the process that watched over it was killed, or the host went down"
-    return Notice(key, Phase.LOST, name, started_at=ticket.at, error=error)
+    return Notice(key, Phase.LOST, name, started_at=ticket.at, error=error, progress=folder.progress())
 
 
 def ended(key: str, folder: Folder, end: Exit, external_id: str = "") -> Notice:
@@ -50,6 +50,7 @@ def ended(key: str, folder: Folder, end: Exit, external_id: str = "") -> Notice:
         started_at=end.started_at,
         finished_at=end.finished_at,
         result=result,
+        progress=folder.progress(),
         error=end.error or folder.error() or problem,
     )
 

@@ -40,6 +40,7 @@ _END_TYPES: Final = {
     "started_at": "real",
     "finished_at": "real",
     "result": "text",
+    "progress": "text",
     "uncounted": "number",
 }
 #: What is no more when a job waits again.
@@ -203,7 +204,8 @@ class Turn:
             "state = CASE WHEN cancel_requested_at IS NOT NULL AND :state <> 'ok' THEN 'cancelled' ELSE :state END,"
             " ending = :ending, exit_code = :exit_code, signal = :signal, error = :error,"
             " started_at = coalesce(:started_at, started_at), finished_at = coalesce(:finished_at, {now}),"
-            " result = coalesce(:result, result), uncounted = uncounted + :uncounted",
+            " result = coalesce(:result, result), progress = coalesce(:progress, progress),"
+            " uncounted = uncounted + :uncounted",
             _OURS,
             [self._end_values(claim, outcome, verdict) for claim, outcome, verdict in verdicts],
             _END_TYPES,
@@ -227,6 +229,7 @@ class Turn:
             "started_at": outcome.started_at,
             "finished_at": outcome.finished_at,
             "result": to_json(outcome.result),
+            "progress": to_json(outcome.progress),
             "uncounted": int(not verdict.counted),
         }
 

@@ -165,7 +165,8 @@ class Poller:
         found = self._commands.ended(ticket.slurm)
         if found is None or found[0] in _LOST:
             why = f"Slurm says {found[0]}" if found else "Slurm doesn't know it any more, and it has written no end"
-            return Notice(key, Phase.LOST, ticket.slurm, started_at=ticket.at, error=why)
+            said = folder.progress()
+            return Notice(key, Phase.LOST, ticket.slurm, started_at=ticket.at, error=why, progress=said)
         state, code, sig = found
         if state not in _ENDED:
             return None
@@ -179,6 +180,7 @@ class Poller:
             timed_out=state in _TIMED_OUT or folder.timed_out.exists(),
             started_at=ticket.at,
             error="" if state in ("COMPLETED", "FAILED") else f"Slurm says {state}",
+            progress=folder.progress(),
         )
 
     def _finish(self, item: _Watched, notice: Notice | None) -> None:
