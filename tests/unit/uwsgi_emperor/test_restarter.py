@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ from instar.errors import InstarError
 from instar.uwsgi.emperor.backstage import Backstage
 from instar.uwsgi.emperor.galaxy import handler_names, rewrite
 from instar.uwsgi.emperor.restarter import derive
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose UNIX sockets have short paths, however long the test's name is."""
+    with tempfile.TemporaryDirectory(prefix="instar-") as name:
+        yield Path(name)
+
 
 MAIN = """uwsgi:
   master-fifo: {d}/new.fifo
@@ -101,9 +111,9 @@ def test_names_are_those_of_galaxy(tmp_path: Path) -> None:
     }
 
 
-def test_jobs_wait_for_the_handlers_by_name(tmp_path: Path) -> None:
+def test_jobs_wait_for_the_handlers_by_name(tmp_path: Path, short: Path) -> None:
     options = site(tmp_path)
-    backstage = Backstage(tmp_path, "main.yml")
+    backstage = Backstage(short, "main.yml")
     backstage.prepare(options)
     extra = rewrite(options, tmp_path, backstage)
     section = yaml.safe_load(Path(extra["galaxy_config_file"]).read_text())["galaxy"]
@@ -124,12 +134,12 @@ def test_jobs_wait_for_the_handlers_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-def test_job_configuration_in_yaml(tmp_path: Path, inline: bool) -> None:
+def test_job_configuration_in_yaml(tmp_path: Path, short: Path, inline: bool) -> None:
     jobs = "{handling: {assign: [db-skip-locked], processes: {'': null}}, runners: {local: {load: x}}}"
     more = f"  job_config: {jobs}" if inline else "  job_config_file: jobs.yml"
     (tmp_path / "jobs.yml").write_text(jobs)
     options = site(tmp_path, more=more)
-    backstage = Backstage(tmp_path, "main.yml")
+    backstage = Backstage(short, "main.yml")
     backstage.prepare(options)
     extra = rewrite(options, tmp_path, backstage)
     section = yaml.safe_load(Path(extra["galaxy_config_file"]).read_text())["galaxy"]
@@ -139,21 +149,21 @@ def test_job_configuration_in_yaml(tmp_path: Path, inline: bool) -> None:
     assert found["runners"] == {"local": {"load": "x"}}
 
 
-def test_a_site_that_is_not_galaxy_gets_nothing(tmp_path: Path) -> None:
+def test_a_site_that_is_not_galaxy_gets_nothing(tmp_path: Path, short: Path) -> None:
     options = site(tmp_path)
     (tmp_path / "galaxy.yml").write_text("uwsgi:\n  x: 1\nother: {}\n")
-    assert rewrite(options, tmp_path, Backstage(tmp_path, "main.yml")) == {}
+    assert rewrite(options, tmp_path, Backstage(short, "main.yml")) == {}
 
 
-def test_a_job_configuration_that_is_broken_is_told(tmp_path: Path) -> None:
+def test_a_job_configuration_that_is_broken_is_told(tmp_path: Path, short: Path) -> None:
     options = site(tmp_path)
     (tmp_path / "job_conf.xml").write_text("<job_conf>")
     with pytest.raises(InstarError, match="cannot give the handlers' names to the restarter"):
-        rewrite(options, tmp_path, Backstage(tmp_path, "main.yml"))
+        rewrite(options, tmp_path, Backstage(short, "main.yml"))
 
 
-def test_files_are_not_written_through_links(tmp_path: Path) -> None:
-    backstage = Backstage(tmp_path, "main.yml")
+def test_files_are_not_written_through_links(tmp_path: Path, short: Path) -> None:
+    backstage = Backstage(short, "main.yml")
     backstage.prepare(UwsgiConfig(()))
     (tmp_path / "precious").write_text("x")
     (backstage.folder / "galaxy.yml.new").symlink_to(tmp_path / "precious")

@@ -143,7 +143,8 @@ def test_folders_are_searched_in_the_order_of_uwsgi(inside, monkeypatch):
     made.extension.spec = dataclasses.replace(made.extension.spec, pythonpath=("/first", "/second"))
     with installed(made, monkeypatch):
         assert sys.path[:3] == ["/second", "/first", made.extension.spec.chdir]
-        assert len(set(sys.path)) == len(sys.path)
+        ours = [entry for entry in sys.path if entry in ("/second", "/first", made.extension.spec.chdir)]
+        assert len(set(ours)) == len(ours)
 
 
 def test_an_import_that_fails_fails_the_boot_unless_no_application_is_needed(inside, monkeypatch, capsys):
