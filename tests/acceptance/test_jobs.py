@@ -114,12 +114,6 @@ def test_a_job_over_restarts_and_a_killed_supervisor(with_jobs: Project, instanc
     long_job(with_jobs, instance, restarts=2, seconds=0.0)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(180)
-def test_a_job_of_30_s_over_five_restarts_and_a_killed_supervisor(with_jobs: Project, instance: Instance) -> None:
-    long_job(with_jobs, instance, restarts=5, seconds=30.0)
-
-
 # Many short ones.
 
 
@@ -277,10 +271,3 @@ def check(store: JobStore, clients: Clients, runs: Path) -> None:
 @pytest.mark.parametrize("store", ["with_jobs", "on_postgres"], ids=["sqlite", "postgresql"])
 def test_jobs_of_web_workers(store: str, request: pytest.FixtureRequest, instance: Instance) -> None:
     many_jobs(request.getfixturevalue(store), instance, jobs=60, restarts=1, kills=2, pause=0.02)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("store", ["with_jobs", "on_postgres"], ids=["sqlite", "postgresql"])
-def test_five_thousand_jobs_of_web_workers(store: str, request: pytest.FixtureRequest, instance: Instance) -> None:
-    many_jobs(request.getfixturevalue(store), instance, jobs=5000, restarts=10, kills=10, pause=0.03)
