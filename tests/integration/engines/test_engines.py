@@ -178,15 +178,17 @@ def test_other_streams_are_not_cut(start, item):
 def test_client_that_leaves_is_not_in_flight_for_ever(start, engine):
     name, interface, cls = engine
     worker = start(name, interface, app_of(interface), options=options(cls))
-    for path in ("/sse", "/stream?n=100000"):
+    # uvicorn's own WSGI adapter does not notice that a client leaves, and produces the whole of it.
+    unseen = interface == "wsgi" and name == "uvicorn"
+    for path in ("/sse", f"/stream?n={1_000 if unseen else 100_000}"):
         sock = worker.connect()
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert sock.recv(100)
         sock.close()
-    if interface == "asgi" or name == "uvicorn":
-        # The ASGI application sleeps; uvicorn's own WSGI adapter does not notice that a client leaves.
+    if interface == "asgi" or unseen:
+        # The ASGI application sleeps meanwhile.
         worker.drain(Drain.END_STREAMS)
-    until(lambda: worker.get_state(Column.IN_FLIGHT) == 0, 8, "a request is still in flight")
+    until(lambda: worker.get_state(Column.IN_FLIGHT) == 0, 30, "a request is still in flight")
     assert worker.get_state(Column.LONG_LIVED) == 0
     assert worker.get_state(Column.ERRORS) == 0
 

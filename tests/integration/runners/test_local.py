@@ -117,7 +117,8 @@ def test_the_program_inherits_nothing_but_its_lock(desk: Desk) -> None:
     lines = folder.out.read_text().splitlines()
     files = [line.partition(" -> ")[2] for line in lines[1:-2]]
     assert files == ["/dev/null", str(folder.out), str(folder.err), str(folder.lock)]
-    assert [line.split()[1] for line in lines[-2:]] == ["0" * 16] * 2
+    # Signals 32 and 33 are the C library's own (signal(7)): what whoever started us set for them can't be undone here.
+    assert [int(line.split()[1], 16) & ~(0b11 << 31) for line in lines[-2:]] == [0, 0]
 
 
 # --- once ---------------------------------------------------------------------------------------------

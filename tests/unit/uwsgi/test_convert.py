@@ -67,7 +67,14 @@ class TestOptions:
         (tmp_path / "site.ini").write_text(APP)
         raw = tomllib.loads(instar("convert", "site.ini").out)
         assert raw == {
-            "app": {"name": "site", "target": "x:app", "interface": "wsgi", "chdir": str(tmp_path)},
+            # Under uWSGI a job may call sudo: what differs from instar's own default stays as it was.
+            "app": {
+                "name": "site",
+                "target": "x:app",
+                "interface": "wsgi",
+                "chdir": str(tmp_path),
+                "no_new_privs": False,
+            },
             "web": {"bind": ["127.0.0.1:8000"], "workers": 1, "threads": 1, "access_log": True},
             "restart": {"boot_timeout": 300},
             "health": {"status": "200-499"},
