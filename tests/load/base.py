@@ -52,6 +52,8 @@ class Sent:
 
     pipe: Pipe | None
     started: float
+    #: Our end of a connection that is not a pipe.
+    port: int = 0
 
 
 Check = Callable[[Response], str]
@@ -112,6 +114,7 @@ class Client:
                 generation=head.generation if head else 0,
                 process=head.process if head else 0,
                 detail=detail,
+                port=pipe.port if pipe else sent.port,
             )
         )
 

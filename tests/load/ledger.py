@@ -35,6 +35,8 @@ class Record:
     generation: int
     process: int
     detail: str = ""
+    #: Our end of the connection: whose it was is known of a process that was killed (0: there was none).
+    port: int = 0
 
     def row(self) -> list[Any]:
         """Compact form for the report."""
@@ -109,5 +111,5 @@ class Report:
 
 def _line(record: Record) -> str:
     times = f"connected {record.connect_started:.3f} started {record.started:.3f} ended {record.ended:.3f}"
-    who = f"{record.client} connection {record.connection} g{record.generation} pid {record.process}"
+    who = f"{record.client} connection {record.connection} port {record.port} g{record.generation} pid {record.process}"
     return f"{record.outcome.value}: {who} {times}: {record.detail}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -63,18 +64,27 @@ class WebSocket(Client):
     #: Seconds between two messages, on average.
     gap: float = 0.05
 
-    def _dial(self) -> Any:
+    async def _dial(self, sent: Sent) -> Any:
         target = self.world.target
         url = f"{'wss' if target.ca else 'ws'}://{target.authority}{self.path}"
         if target.unix:
             return unix_connect(target.unix, url, open_timeout=20, compression=None)
-        return connect(url, ssl=target.tls(), open_timeout=20, compression=None, proxy=None)
+        # Its port has to be known even if the handshake fails.
+        sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            await asyncio.wait_for(asyncio.get_running_loop().sock_connect(sock, (target.host, target.port)), 20)
+        except BaseException:
+            sock.close()
+            raise
+        sent.port = sock.getsockname()[1]
+        return connect(url, sock=sock, ssl=target.tls(), open_timeout=20, compression=None, proxy=None)
 
     async def step(self) -> None:
         sent = Sent(None, time.monotonic())
         try:
-            async with self._dial() as socket:
-                await self._talk(sent, socket)
+            async with await self._dial(sent) as connection:
+                await self._talk(sent, connection)
         except ConnectionClosed as error:
             code = error.rcvd.code if error.rcvd else None
             self.note(f"closed {code or 'abnormally'}")
@@ -84,12 +94,12 @@ class WebSocket(Client):
             self.failed(sent, f"{type(error).__name__} {error}")
             await asyncio.sleep(BACK_OFF)
 
-    async def _talk(self, sent: Sent, socket: ClientConnection) -> None:
+    async def _talk(self, sent: Sent, connection: ClientConnection) -> None:
         first = True
         while not self.world.stop.is_set():
             token = self.world.token()
-            await socket.send(token)
-            answer = str(await asyncio.wait_for(socket.recv(), SILENCE_LIMIT))
+            await connection.send(token)
+            answer = str(await asyncio.wait_for(connection.recv(), SILENCE_LIMIT))
             if not answer.startswith(f"{token} "):
                 self.failed(sent, f"answer to another message: {answer[:60]!r}")
                 return

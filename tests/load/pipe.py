@@ -24,6 +24,7 @@ class Pipe(asyncio.Protocol):
         self.id = next(_ids)
         self.connect_started = 0.0
         self.connected_at = 0.0
+        self.port = 0
         #: When the last complete response ended (or the connection was made): idle since then.
         self.idle_since = 0.0
         self.ended_at: float | None = None
@@ -52,6 +53,8 @@ class Pipe(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        name = transport.get_extra_info("sockname")
+        self.port = name[1] if isinstance(name, tuple) else 0
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data

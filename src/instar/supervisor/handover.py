@@ -122,7 +122,7 @@ class Handover:
             else:
                 self._commit()
         except (HandoverError, HookError, ProbeError, CanaryError, InstarError, OSError) as error:
-            await self._give_up(str(error))
+            await self._give_up(_reason(error))
             return "rolled-back" if self.old else "failed"
         except Exception as error:
             # A defect of ours: whatever it is, the old generation serves on.
@@ -133,8 +133,8 @@ class Handover:
             await self._tell_accepting()
             await self._move_names()
             await self._settle()
-        except (HandoverError, HookError, NameTakingError) as error:
-            return await self._roll_back(str(error))
+        except (HandoverError, HookError, NameTakingError, OSError) as error:
+            return await self._roll_back(_reason(error))
         return "done"
 
     # --- up to the cut-over -----------------------------------------------------------------------
@@ -310,7 +310,7 @@ class Handover:
         self.error = error
         if self.new:
             self.tail = self.host.log_tail(self.new)
-            self.host.journal.write("give-up", generation=self.new.number, error=error)
+            self._note("give-up", generation=self.new.number, error=error)
             await self.host.discard(self.new, Event.BOOT_FAILED)
             self.tail = self.host.log_tail(self.new) or self.tail
         await self._after_rollback()
@@ -330,12 +330,19 @@ class Handover:
             self.report.skip("rollback", "no generation to go back to")
             return "failed"
         with self.report.stage("rollback"):
-            self.host.journal.write("rollback", generation=self.old.number, previous=self.new.number, error=error)
+            self._note("rollback", generation=self.old.number, previous=self.new.number, error=error)
             switch_back(self.host, self.old, self.draining, None)
             await self._return_names()
         await self.host.discard(self.new, Event.BROKE)
         await self._after_rollback()
         return "rolled-back"
+
+    def _note(self, op: str, **fields: Any) -> None:
+        """Write down that things go back: which must go on, too, when it was the disk that failed."""
+        try:
+            self.host.journal.write(op, **fields)
+        except OSError as error:
+            self.report.explain(_reason(error))
 
     async def _after_rollback(self) -> None:
         hooks = self.plan.config.restart.on_rollback
@@ -374,3 +381,10 @@ def switch_back(host: Host, generation: Generation, abandoned: Draining | None, 
     if draining:
         draining.generation.move(Event.SUPERSEDED)
     host.became_live(generation, draining)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"cannot go on: {where}{error.strerror or error}"
+    return str(error)

@@ -165,6 +165,9 @@ class Registry:
 
     async def discard(self, generation: Generation, event: Event) -> None:
         """End a generation that won't serve (any more); what it still answers it may finish."""
+        if not generation.alive:
+            # A stop was quicker.
+            return
         served = event is Event.BROKE or generation.committed
         generation.move(event)
         limit = generation.plan.config.restart.drain_timeout if served else _NEVER_SERVED
