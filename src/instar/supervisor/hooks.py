@@ -11,6 +11,7 @@ from instar.config import expand_command
 from instar.config.hook import Hook
 from instar.supervisor.child import Child
 from instar.supervisor.plan import Plan
+from instar.supervisor.statedir import open_output
 from instar.system import System, describe_status
 
 
@@ -25,7 +26,7 @@ async def run_hooks(hooks: Sequence[Hook], plan: Plan, output: Path, env: dict[s
     """
     for hook in hooks:
         argv = expand_command(tuple(hook.command), plan.python)
-        fd = system.open_append(output)
+        fd = open_output(output)
         try:
             who = plan.credentials
             process = system.spawn(

@@ -13,6 +13,7 @@ from instar.errors import ConfigError, InstarError
 from instar.jobs.plan import LOCAL, Destination, HandlerPlan, JobPlan, Rule, RunnerPlan
 from instar.supervisor.plan import Credentials
 from instar.supervisor.statedir import StateDir
+from instar.system import guarded
 
 #: Environment variable that names the document.
 VARIABLE = "INSTAR_JOBS"
@@ -98,7 +99,7 @@ def publish(config: Config, state: StateDir, who: Credentials, generation: int) 
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w") as file:
             file.write(plan.to_json())
-            _give(fd, who)
+            guarded.give(fd, who.uid, who.gid)
     except OSError as error:
         raise InstarError(
             f"cannot prepare jobs in {error.filename or path}: {(error.strerror or str(error)).lower()}; "
@@ -112,10 +113,4 @@ def _folder(folder: Path, who: Credentials) -> None:
     if folder.is_dir():
         return
     folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700)
-    _give(folder, who)
-
-
-def _give(what: int | Path, who: Credentials) -> None:
-    if who.uid is not None or who.gid is not None:
-        os.chown(what, -1 if who.uid is None else who.uid, -1 if who.gid is None else who.gid)
+    os.close(guarded.open_folder(folder.parent, (folder.name,), who.uid, who.gid))

@@ -11,7 +11,7 @@ from typing import Final
 from instar.jobs.launcher import command
 from instar.supervisor.child import Child
 from instar.supervisor.plan import Plan
-from instar.supervisor.statedir import StateDir
+from instar.supervisor.statedir import StateDir, open_output
 from instar.system import System, describe_status
 
 #: Pauses between two starts when it doesn't stay (seconds).
@@ -80,9 +80,8 @@ class JobLauncher:
         who = self._plan.credentials
         self._close()
         folder = self._state.output / "services"
-        folder.mkdir(mode=0o700, exist_ok=True)
         read, self._life = os.pipe2(os.O_CLOEXEC)
-        output = self._system.open_append(folder / "launcher.out")
+        output = open_output(folder / "launcher.out")
         try:
             return Child(
                 self._system.spawn(

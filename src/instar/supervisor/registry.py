@@ -122,7 +122,6 @@ class Registry:
     async def hooks(self, hooks: Sequence[Hook], plan: Plan, event: str, generation: int | None) -> None:
         """Run hooks; their output is kept like that of a service. Raises HookError."""
         folder = self._outside.state.output / "services"
-        folder.mkdir(mode=0o700, exist_ok=True)
         env = {"INSTAR_HOOK": event, "INSTAR_GENERATION": str(generation or ""), "INSTAR_APP": plan.config.app.name}
         await run_hooks(hooks, plan, folder / "hooks.out", env, self.system)
 

@@ -13,6 +13,7 @@ from instar.config import expand_command
 from instar.config.service import Service
 from instar.supervisor.child import Child
 from instar.supervisor.plan import Plan
+from instar.supervisor.statedir import open_output
 from instar.system import System, describe_status
 
 #: A service that ran so long was healthy: the next pause is the shortest again.
@@ -78,7 +79,7 @@ class ServiceRunner:
     def _start(self) -> Child:
         argv = expand_command(tuple(self.service.command), self.plan.python)
         who = self.plan.credentials
-        fd = self._system.open_append(self._output)
+        fd = open_output(self._output)
         try:
             return Child(
                 self._system.spawn(
@@ -120,7 +121,6 @@ class Services:
                 self._runners[name] = self._run(name, service, plan)
 
     def _run(self, name: str, service: Service, plan: Plan) -> ServiceRunner:
-        self._output.mkdir(mode=0o700, exist_ok=True)
         return ServiceRunner(name, service, plan, self._output / f"{name}.out", self._system, self._log)
 
     async def stop(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import stat
 from pathlib import Path
 
 from instar.errors import InstarError
-from instar.system import unix_address
+from instar.system import guarded, unix_address
 
 
 class OccupiedError(InstarError):
@@ -34,16 +35,23 @@ class StateDir:
         try:
             # Others may pass through (0711), so that the application's user reaches `app/`; nobody may list it.
             self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            self._check_owner()
             for folder in (self.control, self.log):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            for folder in (self.app, self.output):
-                folder.mkdir(mode=0o700, exist_ok=True)
-                if uid is not None or gid is not None:
-                    os.chown(folder, -1 if uid is None else uid, -1 if gid is None else gid)
+            os.close(guarded.open_folder(self.root, ("app", "output"), uid, gid))
         except OSError as error:
             raise InstarError(
                 f"cannot create the state directory {self.root}: {error.strerror}; choose another with INSTAR_STATE_DIR"
             ) from error
+
+    def _check_owner(self) -> None:
+        """Whoever can write here could replace everything in it. Raises InstarError."""
+        status = self.root.stat()
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise InstarError(
+                f"cannot use the state directory {self.root}: others own it or may write in it; "
+                "remove it, or choose another with INSTAR_STATE_DIR"
+            )
 
     def lock(self) -> None:
         """Become the only supervisor here. Raises OccupiedError when there is one."""
@@ -69,28 +77,31 @@ class StateDir:
 
     def generation_output(self, number: int, uid: int | None, gid: int | None) -> Path:
         """The folder for the output of a generation's processes."""
-        return _folder_of(self.output / f"g{number}", uid, gid)
+        os.close(guarded.open_folder(self.root, ("app", "output", f"g{number}"), uid, gid))
+        return self.output / f"g{number}"
 
     def handlers(self, uid: int | None, gid: int | None) -> Path:
         """The folder of the handlers' lock files."""
-        return _folder_of(self.app / "handlers", uid, gid)
+        os.close(guarded.open_folder(self.root, ("app", "handlers"), uid, gid))
+        return self.app / "handlers"
 
 
-def _folder_of(folder: Path, uid: int | None, gid: int | None) -> Path:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if uid is not None or gid is not None:
-        os.chown(folder, -1 if uid is None else uid, -1 if gid is None else gid)
-    return folder
+def open_output(path: Path) -> int:
+    """A descriptor that appends to `STATE/app/output/FOLDER/FILE`, a place that is not ours alone. Raises OSError."""
+    return guarded.open_append(path.parents[3], path.parts[-4:])
 
 
 def listen_unix(path: Path, kind: socket.SocketKind, backlog: int) -> socket.socket:
     """A listening UNIX socket with mode 0600 at `path`; a stale one is replaced."""
     sock = socket.socket(socket.AF_UNIX, kind)
     path.unlink(missing_ok=True)
-    with unix_address(path) as address:
-        sock.bind(address)
-    # Nobody can connect before listen(): the mode is right from the first moment.
-    path.chmod(0o600)
+    # No chmod afterwards: the application's user could have put a link to another file in its place.
+    before = os.umask(0o177)
+    try:
+        with unix_address(path) as address:
+            sock.bind(address)
+    finally:
+        os.umask(before)
     sock.listen(backlog)
     return sock
 
