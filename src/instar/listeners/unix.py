@@ -21,6 +21,7 @@ from instar.config.address import MAX_UNIX_PATH, parse_address
 from instar.errors import ConfigError
 from instar.listeners.base import Mode, Slot, Steering
 from instar.listeners.errors import ListenError, listen_error
+from instar.system import guarded
 
 #: Read and write for owner and group: the front-end server joins the group, nobody else may connect.
 DEFAULT_PERMISSIONS: Final = 0o660
@@ -185,10 +186,7 @@ class RenamedListener:
             with _reachable(path) as name:
                 sock.bind(name)
             inode = _inode(path)
-            # Nobody can connect until listen(), so the permissions are right from the first moment on.
-            path.chmod(self._permissions)
-            if self._owner is not None:
-                os.chown(path, *self._owner)
+            guarded.settle_socket(path, self._permissions, self._owner)
             sock.listen(self._backlog)
         except BaseException:
             sock.close()

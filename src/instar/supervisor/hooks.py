@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from instar.config import expand_command
 from instar.config.hook import Hook
 from instar.supervisor.child import Child
 from instar.supervisor.plan import Plan
-from instar.supervisor.statedir import open_output
+from instar.supervisor.statedir import appending
 from instar.system import System, describe_status
 
 
@@ -26,20 +25,17 @@ async def run_hooks(hooks: Sequence[Hook], plan: Plan, output: Path, env: dict[s
     """
     for hook in hooks:
         argv = expand_command(tuple(hook.command), plan.python)
-        fd = open_output(output)
         try:
-            who = plan.credentials
-            process = system.spawn(
-                argv,
-                env={**plan.environment(), **env, **hook.env},
-                cwd=plan.release,
-                output=fd,
-                rights=who,
-            )
+            with appending(output) as fd:
+                process = system.spawn(
+                    argv,
+                    env={**plan.environment(), **env, **hook.env},
+                    cwd=plan.release,
+                    output=fd,
+                    rights=plan.credentials,
+                )
         except OSError as error:
             raise HookError(f"cannot run hook {argv[0]}: {error.strerror}") from error
-        finally:
-            os.close(fd)
         await _finish(Child(process, system), argv, hook.timeout)
 
 

@@ -14,6 +14,7 @@ from instar.jobs.plan import LOCAL, Destination, HandlerPlan, JobPlan, Rule, Run
 from instar.supervisor.plan import Credentials
 from instar.supervisor.statedir import StateDir
 from instar.system import guarded
+from instar.system.trust import make_folder
 
 #: Environment variable that names the document.
 VARIABLE = "INSTAR_JOBS"
@@ -91,9 +92,9 @@ def publish(config: Config, state: StateDir, who: Credentials, generation: int) 
     plan = dataclasses.replace(job_plan(config), launcher=str(state.launcher))
     path = document(state, generation)
     try:
-        _folder(Path(plan.folder), who)
         if plan.store.startswith("sqlite:///"):
-            _folder(Path(plan.store.removeprefix("sqlite:///")).parent, who)
+            make_folder(Path(plan.store.removeprefix("sqlite:///")).parent, who.uid, who.gid)
+        make_folder(Path(plan.folder), who.uid, who.gid)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -106,11 +107,3 @@ def publish(config: Config, state: StateDir, who: Credentials, generation: int) 
             "check [jobs] folder and store"
         ) from error
     return {VARIABLE: str(path)}
-
-
-def _folder(folder: Path, who: Credentials) -> None:
-    """Make a folder of the application's user; parents that are missing may be passed through by others."""
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    os.close(guarded.open_folder(folder.parent, (folder.name,), who.uid, who.gid))

@@ -16,7 +16,7 @@ from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
 from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.queues import Queues
-from instar.supervisor.statedir import StateDir, listen_unix, open_output
+from instar.supervisor.statedir import StateDir, appending, listen_unix
 from instar.system import System, guarded, unix_address
 
 _BOOTSTRAP = Path(channel.__file__).with_name("bootstrap.py")
@@ -72,8 +72,7 @@ def launch(
         spec_fd = os.memfd_create("instar-spec", os.MFD_CLOEXEC)
         stack.callback(os.close, spec_fd)
         os.write(spec_fd, spec.to_json().encode())
-        output_fd = open_output(output / "zygote.out")
-        stack.callback(os.close, output_fd)
+        output_fd = stack.enter_context(appending(output / "zygote.out"))
         guarded.give(output_fd, who.uid, None)
         sockets = [fd for item in spec.listeners for fd in (*item.fds, *item.held)]
         try:

@@ -11,7 +11,7 @@ from typing import Final
 from instar.jobs.launcher import command
 from instar.supervisor.child import Child
 from instar.supervisor.plan import Plan
-from instar.supervisor.statedir import StateDir, open_output
+from instar.supervisor.statedir import StateDir, appending
 from instar.system import System, describe_status
 
 #: Pauses between two starts when it doesn't stay (seconds).
@@ -79,23 +79,21 @@ class JobLauncher:
         assert self._plan is not None  # noqa: S101 - for the type checker
         who = self._plan.credentials
         self._close()
-        folder = self._state.output / "services"
         read, self._life = os.pipe2(os.O_CLOEXEC)
-        output = open_output(folder / "launcher.out")
         try:
-            return Child(
-                self._system.spawn(
-                    command(self._state.launcher, read, linger=True, python=self._plan.python),
-                    env={"PATH": os.environ.get("PATH", os.defpath)},
-                    cwd="/",
-                    output=output,
-                    pass_fds=(read,),
-                    rights=who,
-                ),
-                self._system,
-            )
+            with appending(self._state.output / "services" / "launcher.out") as output:
+                return Child(
+                    self._system.spawn(
+                        command(self._state.launcher, read, linger=True, python=self._plan.python),
+                        env={"PATH": os.environ.get("PATH", os.defpath)},
+                        cwd="/",
+                        output=output,
+                        pass_fds=(read,),
+                        rights=who,
+                    ),
+                    self._system,
+                )
         finally:
-            os.close(output)
             os.close(read)
 
     def _close(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import math
 import os
@@ -193,24 +194,26 @@ class OutputFollower:
             keys = [key for key in self._files if key.startswith(f"g{generation}/")]
             if not all(self._forget(key) for key in keys):
                 continue
-            folder = self._root / f"g{generation}"
-            _remove(folder)
-            if not folder.exists():
+            if _remove(self._root, f"g{generation}"):
                 self._retired.discard(generation)
                 self._save()
 
 
-def _remove(folder: Path) -> None:
-    """Delete the output files of a folder, then the folder if nothing else is in it."""
-    with contextlib.suppress(OSError):
-        dir_fd = os.open(folder, _FOLDER)
+def _remove(root: Path, name: str) -> bool:
+    """Delete the output files of a folder, then the folder if nothing else is in it; whether it is gone."""
+    with contextlib.ExitStack() as stack:
         try:
-            for name in os.listdir(dir_fd):
-                if _OUTPUT.match(name):
-                    os.unlink(name, dir_fd=dir_fd)
-        finally:
-            os.close(dir_fd)
-        folder.rmdir()
+            root_fd = os.open(root, _FOLDER)
+            stack.callback(os.close, root_fd)
+            dir_fd = os.open(name, _FOLDER, dir_fd=root_fd)
+            stack.callback(os.close, dir_fd)
+            for file in filter(_OUTPUT.match, os.listdir(dir_fd)):
+                os.unlink(file, dir_fd=dir_fd)
+            os.rmdir(name, dir_fd=root_fd)
+        except OSError as error:
+            # Whatever else there is by that name is nothing of ours, and is left alone.
+            return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return True
 
 
 def _load(state: Path) -> dict[str, dict[str, int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from instar.config import expand_command
 from instar.config.service import Service
 from instar.supervisor.child import Child
 from instar.supervisor.plan import Plan
-from instar.supervisor.statedir import open_output
+from instar.supervisor.statedir import appending
 from instar.system import System, describe_status
 
 #: A service that ran so long was healthy: the next pause is the shortest again.
@@ -79,8 +78,7 @@ class ServiceRunner:
     def _start(self) -> Child:
         argv = expand_command(tuple(self.service.command), self.plan.python)
         who = self.plan.credentials
-        fd = open_output(self._output)
-        try:
+        with appending(self._output) as fd:
             return Child(
                 self._system.spawn(
                     argv,
@@ -91,8 +89,6 @@ class ServiceRunner:
                 ),
                 self._system,
             )
-        finally:
-            os.close(fd)
 
 
 class Services:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
-import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from instar.errors import InstarError
 from instar.system import guarded, unix_address
+from instar.system.trust import check
 
 
 class OccupiedError(InstarError):
@@ -35,7 +37,8 @@ class StateDir:
         try:
             # Others may pass through (0711), so that the application's user reaches `app/`; nobody may list it.
             self.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-            self._check_owner()
+            if uid is not None:
+                check(self.root)
             for folder in (self.control, self.log):
                 folder.mkdir(mode=0o700, exist_ok=True)
             os.close(guarded.open_folder(self.root, ("app", "output"), uid, gid))
@@ -43,15 +46,6 @@ class StateDir:
             raise InstarError(
                 f"cannot create the state directory {self.root}: {error.strerror}; choose another with INSTAR_STATE_DIR"
             ) from error
-
-    def _check_owner(self) -> None:
-        """Whoever can write here could replace everything in it. Raises InstarError."""
-        status = self.root.stat()
-        if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise InstarError(
-                f"cannot use the state directory {self.root}: others own it or may write in it; "
-                "remove it, or choose another with INSTAR_STATE_DIR"
-            )
 
     def lock(self) -> None:
         """Become the only supervisor here. Raises OccupiedError when there is one."""
@@ -86,9 +80,14 @@ class StateDir:
         return self.app / "handlers"
 
 
-def open_output(path: Path) -> int:
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[int]:
     """A descriptor that appends to `STATE/app/output/FOLDER/FILE`, a place that is not ours alone. Raises OSError."""
-    return guarded.open_append(path.parents[3], path.parts[-4:])
+    fd = guarded.open_append(path.parents[3], path.parts[-4:])
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def listen_unix(path: Path, kind: socket.SocketKind, backlog: int) -> socket.socket:

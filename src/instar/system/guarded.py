@@ -50,6 +50,26 @@ def open_append(base: Path, parts: Sequence[str]) -> int:
     return fd
 
 
+def settle_socket(path: Path, mode: int | None, owner: tuple[int, int] | None = None) -> None:
+    """Mode and owner (-1: as it is) of a socket that we have just bound, in a folder that may be somebody else's.
+
+    Nobody can connect before listen(2): they are right from the first moment. Raises OSError when something else has
+    its place.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISSOCK(status.st_mode) or status.st_nlink > 1 or status.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "something else has taken its place", str(path))
+        # The system calls for descriptors refuse one of O_PATH; this way leads to the very same file.
+        if mode is not None:
+            Path(f"/proc/self/fd/{fd}").chmod(mode)
+        if owner is not None:
+            os.chown(f"/proc/self/fd/{fd}", *owner)
+    finally:
+        os.close(fd)
+
+
 def give(fd: int, uid: int | None, gid: int | None) -> None:
     """Give what we have made, and hold open, to another user (None: as it is)."""
     if (uid is not None or gid is not None) and os.fstat(fd).st_uid == os.geteuid():

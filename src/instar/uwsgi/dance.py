@@ -19,6 +19,7 @@ from pathlib import Path
 from instar.errors import InstarError
 from instar.supervisor.plan import Credentials
 from instar.supervisor.statedir import lock_folder
+from instar.system import guarded
 from instar.uwsgi.model import Instance
 
 #: Beside the address locks, which all supervisors of a user share, wherever their state directories are.
@@ -48,9 +49,7 @@ def create(folder: Path, who: Credentials) -> Path:
         # Others may pass through, so that the application's user reaches the locks; nobody may list it.
         folder.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         folder.mkdir(mode=0o711, exist_ok=True)
-        names.mkdir(mode=0o700, exist_ok=True)
-        if who.uid is not None:
-            os.chown(names, who.uid, -1)
+        os.close(guarded.open_folder(folder, (names.name,), who.uid))
     except OSError as error:
         raise InstarError(f"cannot create {folder} for the locks of a zerg pool: {error.strerror}") from error
     return names

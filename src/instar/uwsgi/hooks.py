@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ from instar.errors import ConfigError
 from instar.supervisor.child import Child
 from instar.supervisor.hooks import HookError
 from instar.supervisor.plan import Credentials
+from instar.supervisor.statedir import appending
 from instar.system import System, describe_status
 from instar.uwsgi import fifo, hook_files, letters
 from instar.uwsgi.fifo import MasterFifo
@@ -247,11 +248,8 @@ async def _program(hook: Hook, argv: list[str], world: HookWorld) -> None:
     as_root = hook.phase in AS_ROOT
     who = Credentials() if as_root else world.user
     env: Mapping[str, str] = {**world.env, "UWSGI_HOOK_CONTEXT": hook.phase, "INSTAR_HOOK": hook.phase}
-    fd = world.system.open_append(world.output) if world.output else os.dup(1)
-    try:
+    with appending(world.output) if world.output else contextlib.nullcontext(1) as fd:
         process = world.system.spawn(argv, env=env, cwd=str(world.cwd), output=fd, rights=who)
-    finally:
-        os.close(fd)
     child = Child(process, world.system)
     try:
         status = await child.wait()

@@ -144,7 +144,6 @@ class ApplicationInstance:
         around, instance = self._around, self._around.instance
         around.log = supervisor.log.write
         around.world.output = supervisor.state.output / "services" / "hooks.out"
-        around.world.output.parent.mkdir(mode=0o700, exist_ok=True)
         host = SupervisedHost(supervisor)
         self._controls = controls = Controls(around, host)
         self._comeback = Comeback(supervisor, self._leave_clients)

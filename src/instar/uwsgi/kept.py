@@ -20,7 +20,7 @@ from instar.config.address import Address
 from instar.listeners.endpoint import Endpoint
 from instar.listeners.errors import ListenError, listen_error
 from instar.listeners.systemd import Inherited, is_bound_to
-from instar.system import unix_address
+from instar.system import guarded, unix_address
 from instar.system.notify import Notifier
 
 #: What a socket is for; part of its name with the supervisor.
@@ -141,9 +141,7 @@ def _open_unix(path: Path, backlog: int, mode: int | None, kind: int) -> socket.
         _clear(path, kind)
         with unix_address(path) as name:
             sock.bind(name)
-        if mode is not None:
-            # Nobody can connect before listen(): the permissions are right from the first moment.
-            path.chmod(mode)
+        guarded.settle_socket(path, mode)
         sock.listen(backlog)
     except OSError as error:
         sock.close()

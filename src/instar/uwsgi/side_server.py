@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from instar.system import unix_address
+from instar.system import guarded, unix_address
 from instar.uwsgi.side import Protocol, State, identity, peer, receive, send
 
 _VERSION: Final = 1
@@ -141,8 +141,7 @@ def side_listener(path: Path, mode: int | None) -> socket.socket:
         path.unlink(missing_ok=True)
         with unix_address(path) as address:
             sock.bind(address)
-        if mode is not None:
-            path.chmod(mode)
+        guarded.settle_socket(path, mode)
         sock.listen(128)
     except BaseException:
         sock.close()
