@@ -21,6 +21,7 @@ from bench import blocked, handover, memory, restart, throughput
 from bench.common import machine
 from bench.common.paths import ROOT
 from bench.common.report import Options, Report, measure, parser, print_json, say
+from bench.jobs import program as jobs
 
 PROGRAMS = {
     "restart": restart.run,
@@ -28,6 +29,7 @@ PROGRAMS = {
     "throughput": throughput.run,
     "blocked": blocked.run,
     "memory": memory.run,
+    "jobs": jobs.run,
 }
 
 

