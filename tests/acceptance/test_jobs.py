@@ -19,12 +19,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from harness.control import Handover
 from harness.handlers import all_active, pool, rows
-from harness.instance import Instance
+from harness.instance import Instance, Said
 from harness.processes import alive
 from harness.project import Project
 from harness.waiting import wait_for
 
+from instar.errors import ExitCode
 from instar.jobs import JobStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "handlers"))
@@ -114,6 +116,12 @@ def test_a_job_over_restarts_and_a_killed_supervisor(with_jobs: Project, instanc
     long_job(with_jobs, instance, restarts=2, seconds=0.0)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_a_job_of_30_s_over_five_restarts_and_a_killed_supervisor(with_jobs: Project, instance: Instance) -> None:
+    long_job(with_jobs, instance, restarts=5, seconds=30.0)
+
+
 # Many short ones.
 
 
@@ -181,9 +189,14 @@ class Season:
 
     def restart(self) -> None:
         """A whole restart, which must go well."""
-        said = self._instance.command("restart")
+        said = wait_for("the end of a recovery", self._restarted, 60.0)
         assert said.code == 0, said
         self.counts["restart"] += 1
+
+    def _restarted(self) -> Said | None:
+        """What it said, unless it was refused: a zygote that died is replaced in the same way, one at a time."""
+        said = self._instance.command("restart")
+        return None if said.code == ExitCode.BUSY else said
 
     def kill(self) -> None:
         """SIGKILL for a process of the application, at rest or in the middle of a restart."""
@@ -193,7 +206,7 @@ class Season:
         if kind == "supervisor":
             kill_supervisor(self._instance)
         elif self._chance.random() < 0.5:
-            handover = self._instance.handover()
+            handover = wait_for("the end of a recovery", self._handover, 60.0)
             handover.wait_stage("boot", self._chance.choice(("started", "done")))
             time.sleep(self._chance.random() * 0.3)
             victims[kind]()
@@ -203,6 +216,12 @@ class Season:
             victims[kind]()
         self.counts[f"kill a {kind}"] += 1
         self._recovered()
+
+    def _handover(self) -> Handover | None:
+        """One that has begun, unless it was refused."""
+        handover = self._instance.handover()
+        wait_for("its first event", lambda: handover.events)
+        return None if "error" in handover.events[0][1] else handover
 
     def _recovered(self) -> None:
         all_active(self._instance, NAMES, 40.0)
@@ -267,7 +286,19 @@ def check(store: JobStore, clients: Clients, runs: Path) -> None:
             assert found.holder == clients.handlers[number], found
 
 
+def there(store: str, request: pytest.FixtureRequest) -> tuple[Project, Instance]:
+    """The store first, so that it is there until the instance has ended."""
+    return request.getfixturevalue(store), request.getfixturevalue("instance")
+
+
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("store", ["with_jobs", "on_postgres"], ids=["sqlite", "postgresql"])
-def test_jobs_of_web_workers(store: str, request: pytest.FixtureRequest, instance: Instance) -> None:
-    many_jobs(request.getfixturevalue(store), instance, jobs=60, restarts=1, kills=2, pause=0.02)
+def test_jobs_of_web_workers(store: str, request: pytest.FixtureRequest) -> None:
+    many_jobs(*there(store, request), jobs=60, restarts=1, kills=2, pause=0.02)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("store", ["with_jobs", "on_postgres"], ids=["sqlite", "postgresql"])
+def test_five_thousand_jobs_of_web_workers(store: str, request: pytest.FixtureRequest) -> None:
+    many_jobs(*there(store, request), jobs=5000, restarts=10, kills=10, pause=0.03)

@@ -108,6 +108,13 @@ class Slurm:
         done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=_LIMIT)
         return done.stdout if done.returncode == 0 else ""
 
+    @staticmethod
+    def program(name: str) -> str:
+        """Path of a command."""
+        found = _program(name)
+        assert found is not None, name
+        return found
+
     def jobs(self) -> dict[str, str]:
         """States of all jobs that the controller remembers, by name."""
         lines = self.run("squeue", "-h", "-t", "all", "-o", "%j %T").splitlines()

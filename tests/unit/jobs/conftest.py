@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))
 
-from job_tools import TestHolder
+from job_tools import TestHolder, moves, watch_moves
 from postgres_server import NoPostgresError, server
 
 from instar.jobs.states import MOVES
@@ -53,18 +52,9 @@ def url(request, tmp_path: Path) -> str:
 def store(url: str) -> Iterator[JobStore]:
     """A store that has seen no move which isn't in the table, when the test is over."""
     with JobStore.open(url) as store:
-        if url.startswith("postgresql"):
-            yield store
-            return
-        with sqlite3.connect(url) as watched:
-            watched.execute("CREATE TABLE moves (a, b)")
-            watched.execute(
-                "CREATE TRIGGER watch AFTER UPDATE OF state ON instar_job WHEN old.state <> new.state"
-                " BEGIN INSERT INTO moves VALUES (old.state, new.state); END"
-            )
+        watch_moves(url)
         yield store
-        with sqlite3.connect(url) as watched:
-            assert set(watched.execute("SELECT DISTINCT a, b FROM moves")) <= set(MOVES)
+        assert {(before, after) for _, before, after in moves(url)} <= set(MOVES)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +71,46 @@ def ids(claims: list[Claim]) -> list[int]:
 def finish(store: JobStore, holder: Any, claimed: Claim, outcome: Outcome = DONE) -> JobState | None:
     with store.turn(holder) as turn:
         return turn.finish([(claimed, outcome)]).get(claimed.job.id)
+
+
+_WATCH = {
+    "sqlite": """
+        CREATE TABLE moves (at integer PRIMARY KEY, job, a, b);
+        CREATE TRIGGER watch AFTER UPDATE OF state ON instar_job WHEN old.state <> new.state
+            BEGIN INSERT INTO moves (job, a, b) VALUES (old.id, old.state, new.state); END;
+    """,
+    "postgresql": """
+        CREATE TABLE moves (at serial, job bigint, a text, b text);
+        CREATE FUNCTION moved() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO moves (job, a, b) VALUES (old.id, old.state, new.state); RETURN NULL; END $$;
+        CREATE TRIGGER watch AFTER UPDATE ON instar_job FOR EACH ROW WHEN (old.state <> new.state)
+            EXECUTE FUNCTION moved();
+    """,
+}
+
+
+@contextlib.contextmanager
+def _database(url: str) -> Iterator[Any]:
+    if url.startswith("postgresql"):
+        import psycopg
+
+        with psycopg.connect(url) as connection:
+            yield connection
+        return
+    with contextlib.closing(sqlite3.connect(url, timeout=30.0)) as connection, connection:
+        yield connection
+
+
+def watch_moves(url: str) -> None:
+    """Have the database itself write down each change of a job's state."""
+    with _database(url) as connection:
+        if isinstance(connection, sqlite3.Connection):
+            connection.executescript(_WATCH["sqlite"])
+        else:
+            connection.execute(_WATCH["postgresql"])
+
+
+def moves(url: str) -> list[tuple[int, str, str]]:
+    """(job, state, next state) of each change, in order."""
+    with _database(url) as connection:
+        return list(connection.execute("SELECT job, a, b FROM moves ORDER BY at").fetchall())

@@ -1,28 +1,60 @@
-"""A manager that is killed, or stopped and continued, between any two of its steps, with real local jobs."""
+"""A manager that is killed, or stopped and continued, between any two of its steps, with jobs here and in Slurm."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from job_tools import command
+from job_tools import command, moves
 from manager_tools import World, managing, until
 
 from instar.handlers.errors import Fenced
 from instar.jobs import housekeeping
 from instar.jobs.crew import Crew
 from instar.jobs.manager import Manager
-from instar.jobs.plan import JobPlan
+from instar.jobs.model import ENDED
+from instar.jobs.plan import Destination, JobPlan, RunnerPlan
 from instar.jobs.routing import completed
 from instar.jobs.runners import load
 from instar.jobs.store import JobStore
 from instar.testing import fake_handler
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "integration/runners"))
+
+from slurm_node import NoSlurmError, Slurm, slurm
+
 POINTS = ["claimed", "starting", "started", "recorded", "ended", "finished"]
+#: The same, and within the call of sbatch: it hasn't reached the controller yet, it will only when the successor has
+#: decided, its answer is on its way. `running`: it is recorded that the job has begun.
+SLURM_POINTS = ["claimed", "starting", "before", "late", "after", "started", "recorded", "running", "ended", "finished"]
 FENCED = 9
+#: In front of sbatch: interrupts who has called it, once.
+SBATCH = """\
+#!/bin/sh
+for word; do case $word in --chdir=*) folder=${word#*=};; esac; done
+mv %(act)s %(act)s.$$ 2>/dev/null || exec %(sbatch)s "$@"
+read -r when sig <%(act)s.$$
+if [ "$when" = after ]; then answer=$(%(sbatch)s "$@"); kill -"$sig" $PPID; echo "$answer"; exit; fi
+kill -"$sig" $PPID
+if [ "$when" = late ]; then until [ -e "$folder/ticket" ]; do sleep 0.02; done; fi
+exec %(sbatch)s "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Slurm]:
+    # Not in pytest's folder: munged runs as another user, who can't go there.
+    with tempfile.TemporaryDirectory(prefix="instar-slurm-") as root:
+        try:
+            with slurm(Path(root)) as running:
+                yield running
+        except NoSlurmError as error:
+            pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -31,11 +63,32 @@ def plan(url: str, tmp_path: Path) -> JobPlan:
 
 
 @pytest.fixture
-def interrupted(plan: JobPlan, tmp_path: Path) -> Iterator:
+def slurm_plan(node: Slurm, url: str, tmp_path: Path) -> JobPlan:
+    """With an sbatch that does what the file `act` says."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("squeue", "scancel", "scontrol", "sacct"):
+        (programs / name).symlink_to(node.program(name))
+    sbatch = programs / "sbatch"
+    sbatch.write_text(SBATCH % {"act": tmp_path / "act", "sbatch": node.program("sbatch")})
+    sbatch.chmod(0o755)
+    options = {"conf": str(node.conf), "commands": str(programs), "poll_min": 0.2, "poll_max": 0.5, "grace": 1.0}
+    place = {"runners": (RunnerPlan("slurm", "slurm", options),), "destinations": (Destination("slurm", "slurm"),)}
+    values = {"store": url, "folder": str(tmp_path / "jobs"), "pool": "jobs", "poll": 0.1, **place}
+    return completed(JobPlan(**values, default_destination="slurm"))
+
+
+Interrupt = Callable[[JobPlan, str, int], int]
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Iterator[Interrupt]:
     """Start a manager that gets the signal at the point; gives its pid once that has happened."""
     pids: list[int] = []
 
-    def start(point: str, sig: int) -> int:
+    def start(plan: JobPlan, point: str, sig: int) -> int:
+        if point in ("before", "late", "after"):
+            (tmp_path / "act").write_text(f"{point} {int(sig)}\n")
         pid = os.fork()
         if pid == 0:
             _manage(plan, tmp_path / "state", point, sig)
@@ -55,12 +108,15 @@ def interrupted(plan: JobPlan, tmp_path: Path) -> Iterator:
 
 def _manage(plan: JobPlan, state: Path, point: str, sig: int) -> None:
     code = 1
-    done: list[str] = []
+    # It is recorded first that Slurm has it, then that it has begun.
+    where, left = ("recorded", 2) if point == "running" else (point, 1)
 
-    def at(where: str, key: str) -> None:
-        if where == point and not done:
-            done.append(key)
-            os.kill(os.getpid(), sig)
+    def at(reached: str, key: str) -> None:
+        nonlocal left
+        if reached == where:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), sig)
 
     # A zombie notices with its next sign of life, at the latest.
     housekeeping.BEAT = 0.5
@@ -77,10 +133,12 @@ def _manage(plan: JobPlan, state: Path, point: str, sig: int) -> None:
 
 
 def submit(store: JobStore, runs: Path) -> int:
-    return store.submit(command("sh", "-c", f"echo $INSTAR_JOB_KEY >>{runs}; echo out; exit 3"))
+    """It ends when there is no file `wait`."""
+    wait = f"while [ -e {runs.parent}/wait ]; do sleep 0.05; done"
+    return store.submit(command("sh", "-c", f"echo $INSTAR_JOB_KEY >>{runs}; echo out; {wait}; exit 3"))
 
 
-def check(store: JobStore, job: int, runs: Path) -> None:
+def check(store: JobStore, url: str, job: int, runs: Path) -> None:
     """It ended once, as it did, and ran once; whichever attempt it was."""
     now = store.get(job)
     assert (now.state, now.exit_code) == ("error", 3), now
@@ -88,33 +146,90 @@ def check(store: JobStore, job: int, runs: Path) -> None:
     attempts = store.attempts(job)
     assert keys == [attempts[-1].dispatch_key], attempts
     assert [each.ending for each in attempts[:-1]] == ["never started"] * (len(attempts) - 1)
+    assert [each.number for each in attempts] == list(range(1, len(attempts) + 1))
+    epochs = [each.epoch for each in attempts]
+    assert epochs == sorted(epochs)
+    ends = [after for moved, _, after in moves(url) if moved == job and after in ENDED]
+    assert ends == ["error"]
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_killed(store: JobStore, plan: JobPlan, interrupted, tmp_path: Path, point: str) -> None:
-    runs = tmp_path / "runs"
+def kill_at(point: str, plan: JobPlan, store: JobStore, interrupted: Interrupt, folder: Path) -> None:
+    runs = folder / "runs"
+    if point == "running":
+        (folder / "wait").touch()
     job = submit(store, runs)
-    interrupted(point, signal.SIGKILL)
+    interrupted(plan, point, signal.SIGKILL)
+    (folder / "wait").unlink(missing_ok=True)
     epochs = [each.epoch for each in store.attempts(job)]
-    with managing(plan, World(), tmp_path / "state", load=load) as managed:
+    with managing(plan, World(), folder / "state", load=load) as managed:
         store.wait(job, 60)
         assert managed.fake.handler.epoch > max(epochs)
-    check(store, job, runs)
+    check(store, plan.store, job, runs)
 
 
-@pytest.mark.parametrize("point", POINTS)
-def test_stopped_and_continued(store: JobStore, plan: JobPlan, interrupted, tmp_path: Path, point: str) -> None:
+def stop_at(point: str, plan: JobPlan, store: JobStore, interrupted: Interrupt, folder: Path) -> None:
     """The successor has another state directory: only so can it have the name while the stopped one lives."""
-    runs = tmp_path / "runs"
+    runs = folder / "runs"
+    if point == "running":
+        (folder / "wait").touch()
     job = submit(store, runs)
-    zombie = interrupted(point, signal.SIGSTOP)
-    with managing(plan, World(), tmp_path / "other", load=load):
+    zombie = interrupted(plan, point, signal.SIGSTOP)
+    (folder / "wait").unlink(missing_ok=True)
+    with managing(plan, World(), folder / "other", load=load):
         store.wait(job, 60)
-        check(store, job, runs)
+        check(store, plan.store, job, runs)
         os.kill(zombie, signal.SIGCONT)
         _, status = os.waitpid(zombie, 0)
         assert os.waitstatus_to_exitcode(status) == FENCED
         again = submit(store, runs)
         until(lambda: store.get(again).state.ended)
     assert len(runs.read_text().split()) == 2
+    check(store, plan.store, job, first_line(runs))
     assert store.attempts(job)[-1].ending == "exited"
+
+
+def first_line(runs: Path) -> Path:
+    path = runs.with_name("first")
+    path.write_text(runs.read_text().split()[0])
+    return path
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed(store: JobStore, plan: JobPlan, interrupted: Interrupt, tmp_path: Path, point: str) -> None:
+    kill_at(point, plan, store, interrupted, tmp_path)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_stopped_and_continued(
+    store: JobStore, plan: JobPlan, interrupted: Interrupt, tmp_path: Path, point: str
+) -> None:
+    stop_at(point, plan, store, interrupted, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", SLURM_POINTS)
+def test_killed_with_slurm(
+    store: JobStore, slurm_plan: JobPlan, interrupted: Interrupt, tmp_path: Path, node: Slurm, point: str
+) -> None:
+    kill_at(point, slurm_plan, store, interrupted, tmp_path)
+    nothing_left(node, store, tmp_path, late=point == "late")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("point", SLURM_POINTS)
+def test_stopped_and_continued_with_slurm(
+    store: JobStore, slurm_plan: JobPlan, interrupted: Interrupt, tmp_path: Path, node: Slurm, point: str
+) -> None:
+    stop_at(point, slurm_plan, store, interrupted, tmp_path)
+    nothing_left(node, store, tmp_path, late=point == "late")
+
+
+def nothing_left(node: Slurm, store: JobStore, folder: Path, *, late: bool) -> None:
+    """What Slurm was given when it was decided that it never begins has turned away."""
+    if late:
+        first = store.attempts(1)[0]
+        assert first.ending == "never started"
+        until(lambda: node.jobs().get(first.dispatch_key) == "FAILED")
+    runs = (folder / "runs").read_text()
+    until(lambda: not node.run("squeue", "-h"))
+    assert (folder / "runs").read_text() == runs
