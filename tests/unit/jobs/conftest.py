@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -11,14 +12,29 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "integration/runners"))
 
 from job_tools import TestHolder, moves, watch_moves
 from postgres_server import NoPostgresError, server
+from slurm_node import NoSlurmError, Slurm, slurm
 
+from instar.jobs.plan import Destination, JobPlan, RunnerPlan
+from instar.jobs.routing import completed
 from instar.jobs.states import MOVES
 from instar.jobs.store import JobStore
 
 _numbers = itertools.count(1)
+#: In front of sbatch: interrupts who has called it, once.
+SBATCH = """\
+#!/bin/sh
+for word; do case $word in --chdir=*) folder=${word#*=};; esac; done
+mv %(act)s %(act)s.$$ 2>/dev/null || exec %(sbatch)s "$@"
+read -r when sig <%(act)s.$$
+if [ "$when" = after ]; then answer=$(%(sbatch)s "$@"); kill -"$sig" $PPID; echo "$answer"; exit; fi
+kill -"$sig" $PPID
+if [ "$when" = late ]; then until [ -e "$folder/ticket" ]; do sleep 0.02; done; fi
+exec %(sbatch)s "$@"
+"""
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +84,30 @@ def hold(tmp_path: Path) -> Iterator[Callable[..., TestHolder]]:
             return holder
 
         yield take
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Slurm]:
+    # Not in pytest's folder: munged runs as another user, who can't go there.
+    with tempfile.TemporaryDirectory(prefix="instar-slurm-") as root:
+        try:
+            with slurm(Path(root)) as running:
+                yield running
+        except NoSlurmError as error:
+            pytest.skip(str(error))
+
+
+@pytest.fixture
+def slurm_plan(node: Slurm, url: str, tmp_path: Path) -> JobPlan:
+    """With an sbatch that does what the file `act` says."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("squeue", "scancel", "scontrol", "sacct"):
+        (programs / name).symlink_to(node.program(name))
+    sbatch = programs / "sbatch"
+    sbatch.write_text(SBATCH % {"act": tmp_path / "act", "sbatch": node.program("sbatch")})
+    sbatch.chmod(0o755)
+    options = {"conf": str(node.conf), "commands": str(programs), "poll_min": 0.2, "poll_max": 0.5, "grace": 1.0}
+    place = {"runners": (RunnerPlan("slurm", "slurm", options),), "destinations": (Destination("slurm", "slurm"),)}
+    values = {"store": url, "folder": str(tmp_path / "jobs"), "pool": "jobs", "poll": 0.1, **place}
+    return completed(JobPlan(**values, default_destination="slurm"))
