@@ -22,6 +22,7 @@ from instar.supervisor.outlets import file_outlet, formatter, stream_outlet
 from instar.supervisor.output import OutputFollower
 from instar.supervisor.plan import Credentials
 from instar.supervisor.registry import Outside
+from instar.supervisor.remains import Remains, find_remains
 from instar.supervisor.seams import Seams
 from instar.supervisor.statedir import OccupiedError, StateDir, lock_folder
 from instar.supervisor.supervisor import Supervisor
@@ -48,12 +49,14 @@ async def assembled(
     them too. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`, `NAME.3` …); also if a
     generation lives in it whose supervisor died, which is then one of `supervisor.orphans`.
     """
-    state, orphans = occupy(config, side_by_side=side_by_side)
+    system = system or System()
+    state, orphans, remains = occupy(config, system, side_by_side=side_by_side)
     log = open_log(config, state.log)
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
     for number in follower.generations():
         # Of an earlier supervisor, whose processes are gone: deliver their last lines, then delete the files.
-        follower.retire(number)
+        if not remains or number not in remains.contacts:
+            follower.retire(number)
     follow = asyncio.create_task(follower.run(), name="output follower")
     try:
         outside = Outside(
@@ -62,11 +65,11 @@ async def assembled(
             log,
             collect=follower.catch_up,
             retire_output=follower.retire,
-            system=system or System(),
+            system=system,
             seams=seams or Seams(),
         )
         supervisor = Supervisor(config, reload, outside)
-        supervisor.orphans = orphans
+        supervisor.orphans, supervisor.remains = orphans, remains
         control = ControlServer(supervisor)
         await control.start()
         try:
@@ -79,8 +82,10 @@ async def assembled(
         log.close()
 
 
-def occupy(config: Config, *, side_by_side: bool = False) -> tuple[StateDir, list[Orphan]]:
-    """The state directory, created and locked; and orphans in those before it. Raises InstarError."""
+def occupy(
+    config: Config, system: System, *, side_by_side: bool = False
+) -> tuple[StateDir, list[Orphan], Remains | None]:
+    """The state directory, created and locked; orphans in those before it; what can be adopted. Raises InstarError."""
     root, who, orphans = config.state_dir(), Credentials.of(config), list[Orphan]()
     for number in itertools.count(1):
         state = StateDir(root if number == 1 else root.with_name(f"{root.name}.{number}"))
@@ -92,10 +97,12 @@ def occupy(config: Config, *, side_by_side: bool = False) -> tuple[StateDir, lis
             if more:
                 continue
             raise
+        if not side_by_side:
+            return state, orphans, find_remains(state, system)
         # Its lock stays ours as well: nobody else deals with the same orphans.
         found = find_orphans(state)
         if not found:
-            return state, orphans
+            return state, orphans, None
         if not more:
             raise InstarError(found[0].describe())
         orphans += found

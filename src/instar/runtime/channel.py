@@ -236,18 +236,36 @@ class StartHandler(Message):
 
 @dataclasses.dataclass(frozen=True)
 class GetSockets(Message):
-    """Ask for the listening sockets; answered by `Sockets`, which carry them."""
+    """Ask for what the zygote holds for the supervisor: answered by `Sockets`, `QueueEnds` and, last, `Whole`."""
 
     kind = "get-sockets"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sockets(Message):
-    """Listening sockets in the order of `ListenerSpec.fds` and `held`."""
+    """Listening sockets in the order of `ListenerSpec.fds` and `held`, in as many messages as it takes."""
 
     kind = "sockets"
     address: str
     count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class QueueEnds(Message):
+    """A message queue of handlers; carries the sending and the receiving end."""
+
+    kind = "queue-ends"
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole(Message):
+    """The answer to `GetSockets` is complete, and with it all that a supervisor that has just connected is told."""
+
+    kind = "whole"
+    committed: bool
+    #: Its workers were asked to leave new connections waiting.
+    quiet: bool = False
 
 
 def encode(message: Message) -> bytes:
@@ -256,13 +274,40 @@ def encode(message: Message) -> bytes:
 
 
 def decode(packet: bytes) -> Message | None:
-    """The message of a packet; None for a type that this release does not know."""
-    raw = json.loads(packet)
-    cls = _TYPES.get(raw.pop("type"))
+    """The message of a packet; None for a type that this release does not know. Raises ValueError for nonsense."""
+    try:
+        raw = json.loads(packet)
+    except RecursionError:
+        raise ValueError("a message is nested too deeply") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
+        raise ValueError("a message without a type arrived")
+    cls = _TYPES.get(raw["type"])
     if cls is None:
         return None
-    names = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{key: value for key, value in raw.items() if key in names})
+    given = {}
+    for field in dataclasses.fields(cls):
+        if field.name in raw:
+            given[field.name] = raw[field.name]
+            if not _fits(field.type, raw[field.name]):
+                raise ValueError(f"a message {cls.kind} arrived with a wrong {field.name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"a message {cls.kind} arrived without its {field.name}")
+    return cls(**given)
+
+
+def _fits(declared: object, value: object) -> bool:
+    """Whether a value of JSON has the type of a field; annotations are text here."""
+    match declared:
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+        case "float":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "list[str]":
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+        case "str":
+            return isinstance(value, str)
+        case _:
+            return isinstance(value, bool)
 
 
 class Channel:

@@ -29,6 +29,8 @@ class Crew:
         self._by_pid: dict[int, tuple[Seat, Worker]] = {}
         self._gate: tuple[int, int] | None = os.pipe2(os.O_CLOEXEC) if parent.spec.gated else None
         self._next_check = 0.0
+        #: Whether new connections are left to others (shared sockets), or wait.
+        self.quiet = False
         parent.nursery.in_child(self._shed)
 
     def start(self) -> None:
@@ -51,6 +53,7 @@ class Crew:
 
     def quiesce(self, on: bool) -> None:
         """Shared sockets: stop accepting; or accept again, through fresh workers."""
+        self.quiet = on
         for seat in self._seats:
             if not on:
                 self.recycle(seat.index, "it accepts again")

@@ -17,6 +17,8 @@ from instar.runtime.spec import GenerationSpec
 _MOST_MISSED = 1000
 #: How long the first supervisor is waited for: it connects before it starts us.
 _FIRST_CONTACT = 5.0
+#: Supervisors that wait to be accepted.
+BACKLOG = 4
 
 
 class Link:
@@ -27,6 +29,9 @@ class Link:
         self._selector = selector
         self._greet = greet
         self._listener = socket.socket(fileno=spec.control_fd)
+        # Whoever connects sees the credentials of the process that called listen() (SO_PEERCRED, unix(7)): from now on
+        # ours, so that a later supervisor can tell us from others who listen at this path.
+        self._listener.listen(BACKLOG)
         self._listener.setblocking(False)
         self._channel: Channel | None = None
         #: Not yet taken by the socket, with the descriptors that ride along (ours only to send: duplicates).

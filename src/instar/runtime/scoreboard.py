@@ -9,6 +9,7 @@ zeroes the field first, so that a reader (or a SIGKILL) between the two stores w
 from __future__ import annotations
 
 import enum
+import fcntl
 import mmap
 import os
 
@@ -82,14 +83,26 @@ class Scoreboard:
     @classmethod
     def create(cls, rows: int) -> Scoreboard:
         """A new one on a memfd that is closed on exec; the caller owns `fd`."""
-        fd = os.memfd_create("instar-scoreboard", os.MFD_CLOEXEC)
+        fd = os.memfd_create("instar-scoreboard", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, HEADER + ROW * rows)
+        # Nobody who has it may shrink it under our feet (SIGBUS).
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         return cls(fd, rows)
+
+    @classmethod
+    def is_whole(cls, fd: int, rows: int) -> bool:
+        """Whether a descriptor that somebody else gave is a scoreboard that can't be cut short."""
+        try:
+            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+        except OSError:
+            return False
+        return bool(seals & fcntl.F_SEAL_SHRINK) and os.fstat(fd).st_size >= HEADER + ROW * rows
 
     @property
     def drain(self) -> Drain:
         """The level asked of the whole generation."""
-        return Drain(self.bytes[0])
+        level = self.bytes[0]
+        return Drain(level) if level <= max(Drain) else Drain.LIVE
 
     @drain.setter
     def drain(self, level: Drain) -> None:

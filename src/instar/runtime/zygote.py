@@ -195,11 +195,20 @@ class Zygote:
             case channel.StartHandler(name):
                 self._roster.start_standby(name)
             case channel.GetSockets():
-                for item in self.spec.listeners:
-                    fds = item.fds + item.held
-                    self.link.send(channel.Sockets(item.address, len(fds)), fds)
+                self._hand_over()
             case _:
                 pass
+
+    def _hand_over(self) -> None:
+        """Give a supervisor what it needs to follow one that died."""
+        for item in self.spec.listeners:
+            fds = item.fds + item.held
+            for first in range(0, len(fds), channel.MAX_FDS):
+                some = fds[first : first + channel.MAX_FDS]
+                self.link.send(channel.Sockets(item.address, len(some)), some)
+        for queue in self.spec.queues:
+            self.link.send(channel.QueueEnds(queue.name), (queue.send_fd, queue.receive_fd))
+        self.link.send(channel.Whole(self.phase is not Phase.BOOTING, self._crew.quiet))
 
     def _stop(self, timeout: float, *, keep_handlers: bool = False) -> None:
         self.phase = Phase.STOPPING

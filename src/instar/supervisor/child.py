@@ -10,22 +10,33 @@ import subprocess
 
 from instar.system import System
 
+#: Of a process that is no child of ours (as in asyncio).
+_UNKNOWN = 255
+
 
 class Child:
     """Owner of the process and of its pidfd. It leads its own session, so its group can be signalled."""
 
-    def __init__(self, process: subprocess.Popen[bytes], system: System) -> None:
-        self.pid = process.pid
+    def __init__(
+        self, process: subprocess.Popen[bytes] | None, system: System, *, pid: int = 0, pidfd: int = -1
+    ) -> None:
+        """Without `process`: one that another supervisor started, with its pid and a pidfd."""
+        self.pid = process.pid if process else pid
         self._process = process
         self._system = system
-        self._pidfd = system.pidfd_open(process.pid)
+        self._pidfd = system.pidfd_open(process.pid) if process else pidfd
         self._done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
-        status = self._system.finish(self._process)
+        if self._process:
+            status = self._system.finish(self._process)
+        else:
+            # Its parent may have reaped it before we look: then nobody knows, and it counts as failed.
+            found = self._system.last_status(self.pid)
+            status = _UNKNOWN if found is None else found
         if not self._done.done():
             self._done.set_result(status)
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import select
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from instar.config import Address, Config, parse_address
 from instar.config.address import Protocol
-from instar.errors import ConfigError
-from instar.listeners import AddressLock, open_listener
+from instar.errors import ConfigError, InstarError
+from instar.listeners import AddressLock, open_listener, restore_listener
 from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
 from instar.listeners.systemd import is_bound_to
 from instar.runtime.spec import ListenerSpec
+from instar.supervisor.contact import cookie_of
 from instar.supervisor.plan import Plan, socket_capacity, socket_owner
+from instar.supervisor.record import ListenerRecord
 
+_SLOTS: tuple[Slot, Slot] = ("a", "b")
 #: The mode asked of a TCP listener by `[web] steering`; None: what the kernel can.
 _MODES = {"auto": None, "steered": Mode.STEERED, "shared": Mode.SHARED}
 
@@ -131,10 +134,63 @@ class Frontend:
                 self.early[bind] = slot
         return tuple(specs)
 
+    def recorded(self, plan: Plan) -> tuple[ListenerRecord, ...]:
+        """The sockets that a generation gets, for whoever adopts it."""
+        found = []
+        for bind in plan.config.web.bind:
+            listener = self.listeners[bind]
+            cookies: dict[str, list[int]] = {}
+            for slot in _SLOTS:
+                cookies[slot] = [cookie_of(sock) for sock in listener.sockets(slot)]
+            found.append(ListenerRecord(bind, str(listener.mode), cookies))
+        return tuple(found)
+
+    def restore(self, record: ListenerRecord, sockets: Mapping[int, socket.socket], plan: Plan) -> None:
+        """Take over a listener of a supervisor that died. `live`, `workers`, `planned` and `one_socket` are set before.
+
+        `sockets`: by cookie. Raises InstarError; nothing is closed then.
+        """
+        bind, config = record.bind, plan.config
+        missing = [cookie for slot in record.cookies.values() for cookie in slot if cookie not in sockets]
+        if missing and record.mode != Mode.RENAMED:
+            raise InstarError(f"cannot adopt {bind}: {len(missing)} of its sockets are missing")
+        if not bind.endswith(":0"):
+            self._locks[bind] = AddressLock(self.lock_folder, parse_address(bind).location)
+        slots = {
+            slot: [sockets[cookie] for cookie in record.cookies.get(slot, ()) if cookie in sockets] for slot in _SLOTS
+        }
+        try:
+            self.listeners[bind] = restore_listener(
+                bind,
+                Mode(record.mode),
+                slots,
+                steering=Steering(self.live, {slot: self._rows_of(bind, slots[slot], slot) for slot in _SLOTS}),
+                backlog=config.web.backlog,
+                unix_permissions=int(config.web.socket_mode, 8),
+                unix_owner=socket_owner(config),
+            )
+        except BaseException:
+            if bind in self._locks:
+                self._locks.pop(bind).release()
+            raise
+
+    def owns(self, sock: socket.socket) -> bool:
+        """Whether a socket belongs to one of the listeners."""
+        return any(sock is mine for listener in self.listeners.values() for mine in listener.all_sockets())
+
+    def forget(self, binds: Iterable[str]) -> None:
+        """Undo `restore`: let go of listeners without closing a socket, and of their addresses."""
+        for bind in binds:
+            del self.listeners[bind]
+            if bind in self._locks:
+                self._locks.pop(bind).release()
+
     def used(self, listener: Listener, slot: Slot) -> tuple[socket.socket, ...]:
         """The sockets that the generation in this slot accepts from, in row order."""
-        sockets = listener.sockets(slot)
-        return sockets[:1] if parse_address(listener.address).protocol in self.one_socket[slot] else sockets
+        return self._used(listener.address, listener.sockets(slot), slot)
+
+    def _used(self, address: str, sockets: Sequence[socket.socket], slot: Slot) -> tuple[socket.socket, ...]:
+        return tuple(sockets[:1] if parse_address(address).protocol in self.one_socket[slot] else sockets)
 
     def release(self, slot: Slot) -> None:
         """The generation of this slot is gone."""
@@ -177,7 +233,10 @@ class Frontend:
         return Steering(self.early.get(bind, self.live), rows, canary)
 
     def _rows(self, listener: Listener, slot: Slot) -> tuple[int, ...]:
-        count = len(self.used(listener, slot))
+        return self._rows_of(listener.address, listener.sockets(slot), slot)
+
+    def _rows_of(self, address: str, sockets: Sequence[socket.socket], slot: Slot) -> tuple[int, ...]:
+        count = len(self._used(address, sockets, slot))
         # With no worker at all, new connections wait in the backlogs for one to come.
         indexes = self.workers[slot] or range(max(1, self.planned[slot]))
         return tuple(sorted({index % count for index in indexes} if count else ()))

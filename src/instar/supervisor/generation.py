@@ -16,6 +16,8 @@ from instar.listeners.base import Slot
 from instar.runtime import channel
 from instar.runtime.scoreboard import Column, Drain, Scoreboard
 from instar.supervisor.changes import Changes
+from instar.supervisor.claims import ClaimError, check_pipe, check_process
+from instar.supervisor.contact import Contact
 from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.transitions import ALIVE, Event, GenerationState, next_state
 from instar.supervisor.views import Failure, HandlerView, WorkerView
@@ -24,6 +26,8 @@ from instar.system import System
 #: After its own stop timeout a zygote gets so many seconds more before it is killed.
 ZYGOTE_MARGIN = 3.0
 _MOST_CRASHES = 20
+#: Processes of one handler at a time: the holder, who is leaving, his successor, with room for a busy machine.
+_MOST_OF_A_NAME = 6
 
 
 class Generation:
@@ -37,7 +41,10 @@ class Generation:
         parts: Parts,
         system: System,
         note: Callable[[Generation, str, str], None],
+        *,
+        adopted: Contact | None = None,
     ) -> None:
+        """`adopted`: of a supervisor that died; `take_over` makes it ours."""
         self.number = number
         self.slot = slot
         self.plan = plan
@@ -48,8 +55,8 @@ class Generation:
         self.names = tuple(item.name for item in plan.handler_specs() if parts.includes(item.pool))
         self.state = GenerationState.BOOTING
         self.since = system.time()
-        self.nonce = os.urandom(16).hex()
-        self.board = Scoreboard.create(max(1, 2 * self.size))
+        self.nonce = adopted.record.nonce if adopted else os.urandom(16).hex()
+        self.board = Scoreboard(adopted.board, self.rows) if adopted else Scoreboard.create(self.rows)
         self.workers: dict[int, WorkerView] = {}
         #: By pid.
         self.handlers: dict[int, HandlerView] = {}
@@ -70,6 +77,8 @@ class Generation:
         self.changes = Changes()
         #: Called when one of its processes asks for something (`reload`, `stop`).
         self.on_asked: Callable[[str], None] = lambda _: None
+        #: Called with the pid of each process that it has forked.
+        self.on_forked: Callable[[int], None] = lambda _: None
         self.zygote_alive = False
         self.pid = 0
         self._system = system
@@ -90,6 +99,17 @@ class Generation:
         """Whether processes of it may live."""
         return self.state in ALIVE
 
+    @property
+    def rows(self) -> int:
+        """Of its scoreboard."""
+        return max(1, 2 * self.size)
+
+    @property
+    def uid(self) -> int:
+        """Whose processes its own are."""
+        uid = self.plan.credentials.uid
+        return os.getuid() if uid is None else uid
+
     # --- processes --------------------------------------------------------------------------------
 
     def attach(self, process: subprocess.Popen[bytes], connection: socket.socket) -> None:
@@ -103,6 +123,22 @@ class Generation:
         self._loop.add_reader(self._pidfd, self._on_zygote_exit)
         self._loop.add_reader(connection, self._on_readable)
         self.send(channel.Greeting(PROTOCOL))
+
+    def take_over(self, contact: Contact, state: GenerationState, since: float) -> None:
+        """Become the owner of a generation whose supervisor died, and learn what has become of it."""
+        self.state, self.since = state, since
+        self.pid = contact.record.pid
+        self.zygote_alive = True
+        self.committed, self.paused = contact.committed, contact.quiet
+        self._pidfd, contact.pidfd = contact.pidfd, -1
+        self._channel, contact.board = contact.link, -1
+        contact.link.sock.setblocking(False)
+        messages, contact.messages = contact.messages, []
+        for message, fds in messages:
+            self._receive(message, fds)
+        self._loop.add_reader(self._pidfd, self._on_zygote_exit)
+        if self._channel is not None:
+            self._loop.add_reader(self._channel, self._on_readable)
 
     def send(self, message: channel.Message) -> bool:
         """Send to the zygote; False when it is gone."""
@@ -132,18 +168,29 @@ class Generation:
                 self._note(self, "channel_broken", f"cannot read from the zygote: {error}")
                 received = None
             if received is None:
-                self._loop.remove_reader(self._channel)
-                self._channel.close()
-                self._channel = None
+                self._hang_up()
                 return
             message, fds = received
-            try:
-                if message is not None:
-                    self._handle(message, fds)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-                self.changes.notify()
+            self._receive(message, fds)
+
+    def _receive(self, message: channel.Message | None, fds: list[int]) -> None:
+        """Take one message and its descriptors. Whoever says what can't be true is not listened to any more."""
+        try:
+            if message is not None:
+                self._handle(message, fds)
+        except (ClaimError, IndexError) as error:
+            self._note(self, "channel_broken", f"cannot believe the zygote of generation {self.number}: {error}")
+            self._hang_up()
+        finally:
+            for fd in fds:
+                os.close(fd)
+            self.changes.notify()
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
 
     def _handle(self, message: channel.Message, fds: list[int]) -> None:
         match message:
@@ -158,17 +205,14 @@ class Generation:
                     self._note(self, "load_note", text)
             case channel.Failed(stage, error, traceback):
                 self.failure = self.failure or Failure(stage, error, traceback)
-            case channel.Forked(index, row, pid):
-                # The descriptor becomes ours: take it out of the list that the caller closes.
-                self.workers[pid] = WorkerView(index, row, pid, fds.pop())
+            case channel.Forked():
+                self._on_forked(message, fds)
             case channel.Ready(_, pid) if pid in self.workers:
                 self.workers[pid].ready = True
             case channel.Exited():
                 self._on_exited(message)
-            case channel.HandlerForked(name, pid):
-                view = HandlerView(name, pid, fds[0], fds[1], fds[2], self._system.time())
-                fds.clear()
-                self.handlers[pid] = view
+            case channel.HandlerForked():
+                self._on_handler_forked(message, fds)
             case channel.HandlerStandby(_, pid) if pid in self.handlers:
                 self.handlers[pid].waiting = True
             case channel.HandlerActive(_, pid, epoch) if pid in self.handlers:
@@ -183,6 +227,34 @@ class Generation:
             case _:
                 pass
 
+    def _on_forked(self, message: channel.Forked, fds: list[int]) -> None:
+        pid = message.pid
+        if not (0 <= message.worker < self.size and 0 <= message.row < self.rows) or len(self.workers) > 3 * self.size:
+            raise ClaimError(f"it has no place for worker {message.worker + 1}")
+        self._check_descriptors(pid, fds)
+        if pid not in self.workers:
+            # The descriptor becomes ours: take it out of the list that the caller closes.
+            self.workers[pid] = WorkerView(message.worker, message.row, pid, fds.pop(0))
+            self.on_forked(pid)
+
+    def _on_handler_forked(self, message: channel.HandlerForked, fds: list[int]) -> None:
+        name, pid = message.name, message.pid
+        if name not in self.names or len(self.handlers) > _MOST_OF_A_NAME * len(self.names):
+            raise ClaimError(f"it has no place for a handler {name[:80]}")
+        self._check_descriptors(pid, fds)
+        if pid not in self.handlers:
+            self.handlers[pid] = HandlerView(name, pid, fds[0], fds[1], fds[2], self._system.time())
+            del fds[:3]
+            self.on_forked(pid)
+
+    def _check_descriptors(self, pid: int, fds: list[int]) -> None:
+        """A pidfd and, for a handler, two pipes. Raises ClaimError."""
+        check_process(fds[0], pid, self.uid)
+        for fd in fds[1:3]:
+            check_pipe(fd)
+            # A full one must not stop us.
+            os.set_blocking(fd, False)
+
     def _on_exited(self, message: channel.Exited) -> None:
         worker = self.workers.pop(message.pid, None)
         if worker is not None:
@@ -190,7 +262,7 @@ class Generation:
         if message.reason:
             later = f"; its replacement starts in {message.respawn_in:g} s" if message.respawn_in > 0 else ""
             self._note(self, "worker_exited", message.reason + later)
-        if self.committed and not message.expected:
+        if self.committed and not message.expected and 0 <= message.worker < self.size:
             self.crashes.append(message.reason)
             self.restarts[message.worker] += 1
 
@@ -214,7 +286,8 @@ class Generation:
         os.close(self._pidfd)
         self._pidfd = -1
         self.zygote_alive = False
-        status = self._system.finish(self._process) if self._process else 0
+        how = self._system.finish(self._process) if self._process else self._system.last_status(self.pid)
+        status = "unknown" if how is None else how
         if self.alive and not self.failure and self.state is not GenerationState.BOOTING:
             self.crashes.append(f"the zygote of generation {self.number} ended with status {status}")
         if self.state is GenerationState.BOOTING and not self.failure:
@@ -356,8 +429,5 @@ class Generation:
 
     def close(self) -> None:
         """Free the descriptors of a generation that is gone."""
-        if self._channel is not None:
-            self._loop.remove_reader(self._channel)
-            self._channel.close()
-            self._channel = None
+        self._hang_up()
         self.board.close()

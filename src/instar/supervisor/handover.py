@@ -105,6 +105,10 @@ class Handover:
         self._owners: dict[str, Generation] = {}
         self.tail: list[str] = []
         self.draining: Draining | None = None
+        #: It goes on where another supervisor was killed.
+        self._resumed = False
+        self._grace = plan.config.restart.grace
+        self._after = False
         self._abort: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def abort(self, reason: str) -> None:
@@ -129,6 +133,10 @@ class Handover:
             self.report.explain(traceback.format_exc())
             await self._give_up(f"unexpected {type(error).__name__}: {error}")
             return "failed"
+        return await self._finish()
+
+    async def _finish(self) -> str:
+        """All that comes after the cut-over."""
         try:
             await self._tell_accepting()
             await self._move_names()
@@ -136,6 +144,27 @@ class Handover:
         except (HandoverError, HookError, NameTakingError, OSError) as error:
             return await self._roll_back(_reason(error))
         return "done"
+
+    # --- of a supervisor that died ------------------------------------------------------------------
+
+    async def go_on(self, *, grace: float, after: bool) -> str:
+        """Go on after the cut-over; `new`, `old` and `draining` are set. `grace`: what is left of it, in seconds;
+        `after`: the hook `after` has been begun."""
+        self._resumed, self._grace, self._after = True, grace, after
+        return await self._finish()
+
+    async def go_back(self, error: str, *, switched: bool) -> str:
+        """Finish the way back: the old generation serves already. `switched`: the new one has served."""
+        if switched and self.new is not None and self.old is not None:
+            self.error = error
+            self._owners = {name: self.old for name in self.new.names if name in self.old.names}
+            with self.report.stage("rollback"):
+                await self._return_names()
+            await self.host.discard(self.new, Event.BROKE)
+            await self._after_rollback()
+        else:
+            await self._give_up(error)
+        return "rolled-back"
 
     # --- up to the cut-over -----------------------------------------------------------------------
 
@@ -264,8 +293,13 @@ class Handover:
         if not new.names and not dropped:
             return
         self._owners = {name: names.owner[name] for name in new.names if name in names.owner}
+        wanted = new.names
+        if self._resumed:
+            wanted = tuple(name for name in wanted if names.owner.get(name) is not new or not new.holder(name))
+            if self.old:
+                self._owners |= {name: self.old for name in new.names if name in self.old.names}
         with self.report.stage("handlers") as stage:
-            moved = await names.move_all(new.names, new, stage.progress)
+            moved = await names.move_all(wanted, new, stage.progress)
             await names.drop(dropped)
             self.kept = moved.kept
             stage.detail = f"{len(moved.taken)} of {len(new.names)} names moved"
@@ -291,7 +325,8 @@ class Handover:
         """The hook `after`, and the grace period in which a crash rolls back."""
         assert self.new is not None  # noqa: S101 - serving
         new, restart = self.new, self.plan.config.restart
-        if restart.after:
+        if restart.after and not self._after:
+            self.host.journal.write("after", generation=new.number)
             with self.report.stage("after"):
                 await self._unless_aborted(self.host.hooks(restart.after, self.plan, "after", new.number))
         if self.old is None:
@@ -299,7 +334,7 @@ class Handover:
         with self.report.stage("grace"):
             broke = asyncio.ensure_future(new.changes.until(lambda: bool(new.crashes)))
             try:
-                await self._unless_aborted(asyncio.wait({broke}, timeout=restart.grace))
+                await self._unless_aborted(asyncio.wait({broke}, timeout=self._grace))
             finally:
                 broke.cancel()
             if new.crashes:

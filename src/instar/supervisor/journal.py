@@ -28,15 +28,20 @@ class Journal:
         entries = read(path)
         self._seq = entries[-1]["seq"] if entries else 0
         if path.exists() and path.stat().st_size > _COMPACT_ABOVE:
-            self._compact([entry for entry in entries if entry["op"] == "result"][-_KEEP:])
+            self._compact(_worth_keeping(entries))
         self._fd = system.open_append(path)
         self._end_torn_line()
 
-    def write(self, op: str, **fields: Any) -> None:
-        """Append an entry; call it before the effect. Raises OSError when the disk refuses."""
+    def write(self, op: str, **fields: Any) -> int:
+        """Append an entry, and return its number; call it before the effect. Raises OSError when the disk refuses."""
         entry = {"seq": self._seq + 1, "time": self._system.time(), "op": op, **fields}
         self._system.append(self._fd, (json.dumps(entry) + "\n").encode())
         self._seq += 1
+        return self._seq
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All that are left, oldest first."""
+        return read(self._path)
 
     def history(self, limit: int) -> list[dict[str, Any]]:
         """The last results, oldest first."""
@@ -64,6 +69,19 @@ class Journal:
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 self._system.append(self._fd, b"\n")
+
+
+def _worth_keeping(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The history, what the next supervisor goes by (a generation's last switch, paused names), and the latest."""
+    last: dict[tuple[Any, ...], int] = {}
+    for entry in entries:
+        if entry["op"] in ("pause", "resume"):
+            last["pause", entry.get("name")] = entry["seq"]
+        elif entry["op"] in ("lineage", "boot", "stop"):
+            last[entry["op"],] = entry["seq"]
+    needed = {*last.values(), *(entry["seq"] for entry in [e for e in entries if e["op"] == "result"][-_KEEP:])}
+    needed.update(entry["seq"] for entry in entries[-_KEEP:])
+    return [entry for entry in entries if entry["seq"] in needed]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

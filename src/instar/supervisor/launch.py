@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
 from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.queues import Queues
+from instar.supervisor.record import Record, Records, boot_id
 from instar.supervisor.statedir import StateDir, appending, listen_unix
 from instar.system import System, guarded, unix_address
 
@@ -45,6 +47,7 @@ def launch(
     `handler_dir`: folder of the lock files, if it is not the one in the state directory.
     """
     generation = Generation(number, slot, plan, parts, system, note)
+    records = Records(state.control)
     who = plan.credentials
     handler_dir = handler_dir or state.handlers(who.uid, who.gid)
     output = state.generation_output(number, who.uid, who.gid)
@@ -56,11 +59,24 @@ def launch(
         # Before the zygote starts: its first act is to accept, and then it reports how the import goes.
         with unix_address(path) as address:
             connection.connect(address)
+        listeners = frontend.prepare(slot, number, plan) if parts.web else ()
+        record = Record(
+            number,
+            slot,
+            parts,
+            plan,
+            generation.nonce,
+            os.fstat(generation.board.fd).st_ino,
+            generation.rows,
+            frontend.recorded(plan) if parts.web else (),
+            boot_id=boot_id(),
+        )
+        records.write(record)
         spec = plan.spec(
             generation=number,
             slot=slot,
             parts=parts,
-            listeners=frontend.prepare(slot, number, plan) if parts.web else (),
+            listeners=listeners,
             handler_dir=handler_dir,
             queues=queues.specs(),
             control_fd=listener.fileno(),
@@ -91,6 +107,13 @@ def launch(
             )
         except OSError as error:
             raise InstarError(f"cannot start {plan.python}: {error.strerror}; check app.python and app.user") from error
+        try:
+            records.write(dataclasses.replace(record, pid=process.pid, start_time=system.start_time(process.pid)))
+        except OSError:
+            # Nobody could ever adopt it.
+            process.kill()
+            system.finish(process)
+            raise
         generation.attach(process, connection.dup())
     return generation
 

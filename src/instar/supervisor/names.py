@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from instar.errors import InstarError
@@ -67,6 +67,29 @@ class Names:
     def of(self, generation: Generation) -> list[str]:
         """Names that a generation owns."""
         return [name for name, owner in self.owner.items() if owner is generation]
+
+    def adopt(self, generations: Sequence[Generation], live: Generation, *, arm: bool) -> None:
+        """Learn who holds what after another supervisor died. `generations`: the oldest first.
+
+        `arm`: names that nobody holds are the live generation's to take; else somebody moves them.
+        """
+        epochs: dict[str, int] = {}
+        for generation in generations:
+            for view in generation.handlers.values():
+                # One that has lost the name may live on for a while: the higher epoch has it.
+                if view.epoch > epochs.get(view.name, 0):
+                    epochs[view.name] = view.epoch
+                    self.owner[view.name] = generation
+        for name in live.names:
+            if name not in self.owner:
+                self._assign(name, live)
+            if name not in self.paused and arm and self.owner[name] is live and not live.holder(name):
+                live.send(channel.ArmHandler(name))
+            elif arm and self.owner[name] is not live and any(item.name == name for item in live.handlers.values()):
+                # Its holder has kept it, and the successor is armed already.
+                task = asyncio.create_task(self._follow_kept(name, live, None), name=f"kept {name}")
+                self._followers[name] = live, task
+        self.changes.notify()
 
     async def move_all(self, names: Iterable[str], to: Generation, progress: Callable[[str], None]) -> Moved:
         """Pass names to standbys of a generation, all at once. Raises NameTakingError when one isn't taken."""

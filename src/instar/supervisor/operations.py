@@ -65,7 +65,7 @@ class Operations:
         self._registry.queues.ensure(config.queue_names())
         report = self.begin("restart", plan, options)
         if added or dropped:
-            self._tasks.spawn(self._settle_binds(added, dropped, report), "settle binds")
+            self._tasks.spawn(self.settle_binds(added, dropped, report), "settle binds")
         return report
 
     def rollback(self) -> Report:
@@ -164,16 +164,48 @@ class Operations:
         """Start a handover. `replaces`: the generation whose place in the lineage the new one takes."""
         report = Report(kind, self._log, options.parts.listed())
         self.on_begin(report)
+        report.op = self._journal_begin(kind, options, self._registry.live)
         self.handover = Handover(self._registry, plan, options, report)
         self._registry.replaces, self._registry.unsettled = replaces, True
-        self._tasks.spawn(self._carry_out(self.handover), kind)
+        self._tasks.spawn(self._carry_out(self.handover, self.handover.run()), kind)
         return report
 
-    async def _carry_out(self, handover: Handover) -> None:
+    def _journal_begin(self, kind: str, options: Options, old: Generation | None, *, swap: bool = False) -> int:
+        parts = options.parts
+        return self._registry.journal.write(
+            "begin",
+            kind=kind,
+            web=parts.web,
+            handlers=parts.handlers,
+            pools=sorted(parts.pools),
+            keep_old=options.keep_old,
+            swap=swap,
+            old=old.number if old else None,
+        )
+
+    def resume(self, handover: Handover, work: Coroutine[Any, Any, str]) -> None:
+        """Go on with a handover in which another supervisor was killed."""
+        self.handover = handover
+        self._registry.unsettled = True
+        self._tasks.spawn(self._carry_out(handover, work), handover.report.kind)
+
+    def resume_drain(self, handover: Handover) -> None:
+        """The same, where only the drain is left to do."""
+        self._tasks.spawn(self._conclude(handover), handover.report.kind)
+
+    def resume_swap(self, draining: Draining, target: Generation, current: Generation, report: Report) -> None:
+        """The same, for the way back to a generation that was warm."""
+        self._tasks.spawn(self._after_swap(draining, target, current, report), report.kind)
+
+    def conclude(self, report: Report, outcome: str, error: str, generation: Generation | None) -> None:
+        """An operation of another supervisor that ends here."""
+        self._finish(report, outcome, generation, None, error)
+
+    async def _carry_out(self, handover: Handover, work: Coroutine[Any, Any, str]) -> None:
         report, old = handover.report, handover.old
         outcome = "failed"
         try:
-            outcome = await handover.run()
+            outcome = await work
         finally:
             new = handover.new
             self.handover = None
@@ -185,13 +217,17 @@ class Operations:
             self.config = handover.plan.config
             await self._services.follow(handover.plan)
         if outcome == "done" and new:
+            self._registry.journal.write("settled", generation=new.number)
             self.config = handover.plan.config
             await self._services.follow(handover.plan)
-            await self._finish_drain(handover)
-            if not handover.options.parts.web:
-                self._registry.end_when_nameless(new)
-            self._drop_queues()
-            self._finish(report, "done", new, old, kept=handover.kept)
+            await self._conclude(handover)
+
+    async def _conclude(self, handover: Handover) -> None:
+        await self._finish_drain(handover)
+        if handover.new and not handover.options.parts.web:
+            self._registry.end_when_nameless(handover.new)
+        self._drop_queues()
+        self._finish(handover.report, "done", handover.new, handover.old, kept=handover.kept)
 
     async def _finish_drain(self, handover: Handover) -> None:
         config, keep = handover.plan.config, handover.options.keep_old
@@ -217,7 +253,8 @@ class Operations:
         report, registry = Report("rollback", self._log), self._registry
         self.on_begin(report)
         with report.stage("cut-over"):
-            registry.journal.write("rollback", generation=target.number, previous=current.number)
+            report.op = self._journal_begin("rollback", Options(), current, swap=True)
+            registry.journal.write("switch", generation=target.number, previous=current.number)
             abandoned, registry.draining = registry.draining, None
             draining = Draining(current, registry.frontend)
             draining.begin()
@@ -236,7 +273,7 @@ class Operations:
         await self._registry.finish_drain(draining, report, 0.0, target.plan.config)
         self._finish(report, "done", target, current)
 
-    async def _settle_binds(self, added: list[str], dropped: list[str], report: Report) -> None:
+    async def settle_binds(self, added: list[str], dropped: list[str], report: Report) -> None:
         """Close what the configuration dropped once the old generation needs it no more; after a rollback, what
         it added."""
         done = (await report.wait())["outcome"] == "done"
@@ -321,7 +358,7 @@ class Operations:
         }
         result = report.finish(outcome, numbers, error, list(tail), kept)
         entry = {key: value for key, value in result.items() if key not in ("event", "log_tail")}
-        self._registry.journal.write("result", kind=report.kind, **entry)
+        self._registry.journal.write("result", kind=report.kind, **({"began": report.op} if report.op else {}), **entry)
         self._log.write(
             f"{report.kind}: {outcome}" + (f": {error}" if error else "") + f" ({result['seconds']:.3f} s)",
             generation=numbers["serving"],

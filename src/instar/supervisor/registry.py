@@ -11,10 +11,12 @@ from instar.config.hook import Hook
 from instar.listeners.base import Slot, other
 from instar.runtime.scoreboard import Drain
 from instar.supervisor import jobs
+from instar.supervisor.contact import Contact
 from instar.supervisor.draining import Draining
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
 from instar.supervisor.hooks import run_hooks
+from instar.supervisor.interrupted import read_story
 from instar.supervisor.journal import Journal
 from instar.supervisor.launch import control_path, launch
 from instar.supervisor.launcher import JobLauncher
@@ -22,6 +24,7 @@ from instar.supervisor.logstore import LogStore
 from instar.supervisor.names import Names
 from instar.supervisor.plan import Parts, Plan
 from instar.supervisor.queues import Queues
+from instar.supervisor.record import Process, Record, Records
 from instar.supervisor.report import Report
 from instar.supervisor.seams import Seams
 from instar.supervisor.statedir import StateDir
@@ -72,13 +75,15 @@ class Registry:
         #: A handover may still be rolled back: names may return to generations that have none at the moment.
         self.unsettled = False
         self.launcher = JobLauncher(outside.state, outside.system, outside.log.write)
-        self.next_number = journal.last_generation() + 1
+        self.records = Records(outside.state.control)
+        self.next_number = max([journal.last_generation(), *self.records.numbers()]) + 1
         #: Called when a generation begins to serve.
         self.on_serving: Callable[[Generation], None] = lambda _: None
         #: Called when a process of a generation asks for something (`reload`, `stop`).
         self.on_asked: Callable[[Generation, str], None] = lambda _generation, _what: None
         self._outside = outside
         self._tasks = tasks
+        self.names.paused |= read_story(journal.entries()).paused
         self._drained = asyncio.Event()
         self._drained.set()
 
@@ -102,9 +107,31 @@ class Registry:
             system=self.system,
             note=self._note,
         )
-        generation.on_asked = lambda what: self.on_asked(generation, what)
-        self.generations[number] = generation
+        self._look_after(generation)
         return generation
+
+    def adopt(self, contact: Contact, state: GenerationState) -> Generation:
+        """Make a generation whose supervisor died one of ours."""
+        record = contact.record
+        generation = Generation(
+            record.number, record.slot, record.plan, record.parts, self.system, self._note, adopted=contact
+        )
+        self._look_after(generation)
+        generation.take_over(contact, state, self.system.time())
+        return generation
+
+    def remember(self, record: Record) -> Generation:
+        """A generation that has ended, which a rollback may want to boot again."""
+        generation = Generation(record.number, record.slot, record.plan, record.parts, self.system, self._note)
+        generation.state = GenerationState.STOPPED
+        generation.close()
+        return generation
+
+    def _look_after(self, generation: Generation) -> None:
+        processes = self.records.processes(generation.number)
+        generation.on_asked = lambda what: self.on_asked(generation, what)
+        generation.on_forked = lambda pid: processes.add(Process(pid, self.system.start_time(pid)))
+        self.generations[generation.number] = generation
 
     async def free_slot(self, now: bool, progress: Callable[[str], None]) -> None:
         """Wait until the old generation of an earlier handover is gone; end a kept one."""
@@ -146,6 +173,13 @@ class Registry:
     def became_live(self, generation: Generation, draining: Draining | None) -> None:
         """New connections go to this generation from now on; `draining` is the one that served before."""
         generation.kept_until = None
+        self.lead(generation)
+        if draining:
+            self.drains(draining)
+        self.on_serving(generation)
+
+    def lead(self, generation: Generation) -> None:
+        """Put a generation at the end of the lineage."""
         if generation in self.lineage:
             del self.lineage[self.lineage.index(generation) + 1 :]
         else:
@@ -153,10 +187,12 @@ class Registry:
                 del self.lineage[self.lineage.index(self.replaces) :]
             self.lineage = [*self.lineage, generation][-_LINEAGE:]
         self.live = generation
-        if draining:
-            self.draining = draining
-            self._drained.clear()
-        self.on_serving(generation)
+        self.journal.write("lineage", generation=generation.number, generations=[item.number for item in self.lineage])
+
+    def drains(self, draining: Draining) -> None:
+        """A generation is being sent its clients away; the next one has to wait for that."""
+        self.draining = draining
+        self._drained.clear()
 
     def serves_names(self, generation: Generation) -> None:
         """A generation without web workers is up."""
@@ -245,6 +281,10 @@ class Registry:
     def _keep(self, generation: Generation, seconds: float) -> None:
         self.journal.write("keep", generation=generation.number, seconds=seconds)
         generation.move(Event.QUIET_KEEP)
+        self.keep_on(generation, seconds)
+
+    def keep_on(self, generation: Generation, seconds: float) -> None:
+        """End a kept generation later."""
         generation.kept_until = self.system.time() + seconds
         asyncio.get_running_loop().call_later(seconds, self._end_kept, generation)
 
@@ -262,6 +302,7 @@ class Registry:
         generation.close()
         self.names.forget(generation)
         self.generations.pop(generation.number, None)
+        self.records.keep({*self.generations, *(item.number for item in self.lineage)})
         self._outside.retire_output(generation.number)
 
     def _slot_for_next(self) -> Slot:

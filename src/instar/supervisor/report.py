@@ -19,6 +19,8 @@ class Report:
         self.kind = kind
         self.parts = list(parts)
         self.began = time.monotonic()
+        #: Number of the journal's entry that began it, for handovers.
+        self.op: int | None = None
         #: {"stage", "state", "seconds"} of the stages that have ended.
         self.stages: list[dict[str, Any]] = []
         self.result: dict[str, Any] | None = None

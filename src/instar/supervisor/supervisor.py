@@ -16,6 +16,7 @@ from typing import Any
 from instar.config import Config
 from instar.errors import ExitCode, InstarError
 from instar.runtime.scoreboard import Drain
+from instar.supervisor.adoption import Adoption
 from instar.supervisor.draining import Draining
 from instar.supervisor.generation import Generation
 from instar.supervisor.handover import Options
@@ -23,7 +24,9 @@ from instar.supervisor.journal import Journal
 from instar.supervisor.leftovers import Orphan
 from instar.supervisor.operations import Operations
 from instar.supervisor.plan import Plan
+from instar.supervisor.record import Processes
 from instar.supervisor.registry import Outside, Registry
+from instar.supervisor.remains import Remains
 from instar.supervisor.services import Services
 from instar.supervisor.tasks import Tasks
 from instar.supervisor.transitions import Event
@@ -50,9 +53,16 @@ class Supervisor:
         self.log = outside.log
         self.journal = Journal(outside.state.journal, outside.system)
         self.tasks = Tasks(outside.log.write)
-        self.services = Services(outside.state.output / "services", outside.system, outside.log.write)
+        self.services = Services(
+            outside.state.output / "services",
+            outside.system,
+            outside.log.write,
+            Processes(outside.state.control / "services.pids"),
+        )
         self.registry = Registry(outside, self.journal, self.tasks)
         self.operations = Operations(config, reload, self.registry, self.services, outside.log, self.tasks)
+        #: What a supervisor that died here has left; `serve` adopts it.
+        self.remains: Remains | None = None
         #: Generations of supervisors of this name that died; whoever made us decides when they end.
         self.orphans: list[Orphan] = []
         self.pid = os.getpid()
@@ -86,8 +96,26 @@ class Supervisor:
 
     async def serve(self, announce: Callable[[Generation], None]) -> int:
         """Boot, serve until told to stop; returns the exit code. Raises InstarError when the start fails."""
-        plan, registry = Plan.of(self.config), self.registry
+        registry = self.registry
         self._handle_signals()
+        if self.remains is None or not await self._adopt(self.remains):
+            return await self._serve_afresh(announce)
+        try:
+            assert registry.live is not None  # noqa: S101 - adopted
+            self.tasks.spawn(self._vigil.balance(), "balance")
+            announce(registry.live)
+            self.serving.set()
+            await self._shut_down(await self._stop_asked)
+        finally:
+            await self._end()
+        return ExitCode.DONE
+
+    async def _adopt(self, remains: Remains) -> bool:
+        adoption = Adoption(remains, self.registry, self.operations, self.services, self.log, self.tasks)
+        return await adoption.run(self.pid)
+
+    async def _serve_afresh(self, announce: Callable[[Generation], None]) -> int:
+        plan, registry = Plan.of(self.config), self.registry
         self.journal.write("start", pid=self.pid)
         try:
             registry.frontend.open(self.config)
@@ -105,12 +133,18 @@ class Supervisor:
             self.serving.set()
             await self._shut_down(await self._stop_asked)
         finally:
-            await registry.launcher.stop()
-            registry.frontend.close(list(registry.frontend.listeners))
-            registry.queues.close()
-            self.journal.write("stop", pid=self.pid)
-            self.journal.close()
+            await self._end()
         return ExitCode.DONE
+
+    async def _end(self) -> None:
+        registry = self.registry
+        await registry.launcher.stop()
+        registry.frontend.close(list(registry.frontend.listeners))
+        registry.queues.close()
+        if not registry.generations:
+            registry.records.keep(set())
+        self.journal.write("stop", pid=self.pid)
+        self.journal.close()
 
     def stop(self, now: bool, *, drain: float | None = None, mercy: float = 0.0) -> None:
         """Begin to stop: gracefully, or at once. A second call with `now` makes it at once.

@@ -141,6 +141,21 @@ class System:
         except OSError:
             return False
 
+    def last_status(self, pid: int) -> int | None:
+        """Exit status of a process that has just ended, ours or not (negative: the signal); None when it is too late.
+
+        A zombie tells it to its own user and to root (proc_pid_stat(5), field 52).
+        """
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        if fields[0] != "Z":
+            return None
+        status = os.waitstatus_to_exitcode(int(fields[49]))
+        self.reap(pid)
+        return status
+
     def set_priority(self, pid: int, nice: int) -> None:
         """Set the nice value of every thread of a process (setpriority(2) acts on one thread)."""
         for task in os.listdir(f"/proc/{pid}/task"):

@@ -394,6 +394,9 @@ class SimulatedGeneration(Generation):
         self.zygote.inbox.append(message)
         return True
 
+    def _check_descriptors(self, pid: int, fds: list[int]) -> None:
+        """They are the simulation's."""
+
     def deliver(self) -> bool:
         """The supervisor reads one message; whether there was one."""
         if not self.inbox:
