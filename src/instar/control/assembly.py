@@ -46,11 +46,11 @@ async def assembled(
     """A supervisor that is ready for `serve`, with its control socket open. Raises InstarError.
 
     `sockets`: listening sockets for the binds that name their addresses; `pooled`: other supervisors accept from
-    them too. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`, `NAME.3` …); also if a
-    generation lives in it whose supervisor died, which is then one of `supervisor.orphans`.
+    them too, and nothing is adopted. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`,
+    `NAME.3` …); also if a generation lives in it whose supervisor died, which is then one of `supervisor.orphans`.
     """
     system = system or System()
-    state, orphans, remains = occupy(config, system, side_by_side=side_by_side)
+    state, orphans, remains = occupy(config, system, side_by_side=side_by_side, adopt=not pooled)
     log = open_log(config, state.log)
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
     for number in follower.generations():
@@ -83,7 +83,7 @@ async def assembled(
 
 
 def occupy(
-    config: Config, system: System, *, side_by_side: bool = False
+    config: Config, system: System, *, side_by_side: bool = False, adopt: bool = True
 ) -> tuple[StateDir, list[Orphan], Remains | None]:
     """The state directory, created and locked; orphans in those before it; what can be adopted. Raises InstarError."""
     root, who, orphans = config.state_dir(), Credentials.of(config), list[Orphan]()
@@ -97,7 +97,7 @@ def occupy(
             if more:
                 continue
             raise
-        if not side_by_side:
+        if adopt and not side_by_side:
             return state, orphans, find_remains(state, system)
         # Its lock stays ours as well: nobody else deals with the same orphans.
         found = find_orphans(state)

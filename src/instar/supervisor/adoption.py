@@ -62,6 +62,8 @@ class Adoption:
         When it raises, nothing has been ended, and what serves goes on.
         """
         decision = self._remains.decision
+        for text in self._remains.refused:
+            self._log.write(f"{text}; it is ended")
         if decision.live is None:
             await self._clear()
             return False

@@ -31,7 +31,9 @@ _SO_COOKIE = 57
 
 
 class ContactError(InstarError):
-    """The zygote of a generation can't be adopted."""
+    """The zygote of a generation can't be adopted. `silent`: it has not answered in time, and may be sound."""
+
+    silent = False
 
 
 @dataclasses.dataclass
@@ -94,12 +96,19 @@ def meet(record: Record, path: Path, system: System, patience: float = PATIENCE)
         if (again := living(record, system)) < 0:
             return None
         os.close(again)
-        why = "doesn't answer" if isinstance(error, TimeoutError) else f"can't be believed: {error}"
-        raise ContactError(
-            f"cannot adopt generation {record.number}: its zygote (pid {record.pid}) {why}; "
-            f"end it with `kill -KILL {record.pid}`, then start again"
-        ) from error
+        raise _refusal(record, error) from error
     return contact
+
+
+def _refusal(record: Record, error: OSError | ValueError) -> ContactError:
+    if not isinstance(error, TimeoutError):
+        return ContactError(f"the zygote of generation {record.number} (pid {record.pid}) can't be believed: {error}")
+    refusal = ContactError(
+        f"cannot adopt generation {record.number}: its zygote (pid {record.pid}) doesn't answer; start again when it "
+        f"does, or end it with `kill -KILL {record.pid}`"
+    )
+    refusal.silent = True
+    return refusal
 
 
 def _connect(contact: Contact, path: Path, patience: float) -> None:

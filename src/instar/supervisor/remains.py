@@ -35,10 +35,12 @@ class Remains:
     #: By number.
     records: dict[int, Record]
     contacts: dict[int, Contact]
-    #: Pidfds of zygotes that are to be killed: they were booting, and hear nobody.
+    #: Pidfds of zygotes that are to be killed: they were booting, and hear nobody; or they said what can't be true.
     deaf: list[int]
-    #: Pidfds of the processes of zygotes that are dead.
+    #: Pidfds of the processes of zygotes that are dead, or to be killed.
     orphans: list[int]
+    #: What could not be believed, for people.
+    refused: list[str] = dataclasses.field(default_factory=list)
 
     def kill(self) -> None:
         """End the deaf ones at once."""
@@ -90,12 +92,14 @@ def _look(number: int, remains: Remains, records: Records, state: StateDir, syst
     booting = any(item.new == number and item.stage in (Stage.BOOT, Stage.GIVE_UP) for item in remains.story.operations)
     try:
         contact = meet(record, path, system, *([_BOOTING_PATIENCE] if booting else []))
-    except ContactError:
-        if not booting:
+    except ContactError as error:
+        if error.silent and not booting:
             raise
+        if not error.silent:
+            remains.refused.append(str(error))
         pidfd = living(record, system)
         remains.deaf += [pidfd] if pidfd >= 0 else []
-        return
+        contact = None
     if contact:
         remains.contacts[number] = contact
     else:

@@ -63,6 +63,8 @@ class Supervisor:
         self.operations = Operations(config, reload, self.registry, self.services, outside.log, self.tasks)
         #: What a supervisor that died here has left; `serve` adopts it.
         self.remains: Remains | None = None
+        #: It has been adopted: the generation that serves was somebody else's.
+        self.adopted = False
         #: Generations of supervisors of this name that died; whoever made us decides when they end.
         self.orphans: list[Orphan] = []
         self.pid = os.getpid()
@@ -112,7 +114,8 @@ class Supervisor:
 
     async def _adopt(self, remains: Remains) -> bool:
         adoption = Adoption(remains, self.registry, self.operations, self.services, self.log, self.tasks)
-        return await adoption.run(self.pid)
+        self.adopted = await adoption.run(self.pid)
+        return self.adopted
 
     async def _serve_afresh(self, announce: Callable[[Generation], None]) -> int:
         plan, registry = Plan.of(self.config), self.registry

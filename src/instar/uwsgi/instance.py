@@ -169,6 +169,10 @@ class ApplicationInstance:
     def _announce(self, supervisor: Supervisor, generation: Generation) -> None:
         announce(supervisor, generation)
         self._around.herald.serving(generation.number)
+        if supervisor.adopted:
+            # Its hooks have run, but a new Emperor's connection has not heard of it.
+            self._accepted = self._settled = True
+            self._around.link.say(News.ACCEPTING)
 
     def _leaving(self) -> None:
         self._leave_clients()

@@ -289,6 +289,7 @@ async def test_a_good_release_takes_over_in_order(host: FakeHost, attempt: Attem
         "2 commit",
         "2 serving",
         "1 draining",
+        "journal after",
         "hook after",
     ]
     assert host.live is host.new and host.old.level is Drain.CLOSE

@@ -53,7 +53,14 @@ def test_a_large_journal_keeps_the_results_when_it_is_opened(tmp_path: Path, mon
         journal.write("result", generation=number, outcome="done")
     journal.close()
     opened = Journal(path, System())
-    assert [entry["generation"] for entry in read(path)] == [46, 47, 48, 49]
+    # The history, and the latest of everything: the next supervisor goes by it.
+    assert [entry["generation"] for entry in opened.history(10)] == [46, 47, 48, 49]
+    assert [(entry["op"], entry["generation"]) for entry in read(path)][-4:] == [
+        ("boot", 48),
+        ("result", 48),
+        ("boot", 49),
+        ("result", 49),
+    ]
     opened.write("boot", generation=50)
     assert read(path)[-1]["seq"] == 101
 
