@@ -19,6 +19,7 @@ from instar.supervisor.hooks import HookError, run_hooks
 from instar.supervisor.launcher import JobLauncher
 from instar.supervisor.output import OutputFollower
 from instar.supervisor.plan import Credentials, Plan
+from instar.supervisor.record import Processes
 from instar.supervisor.services import Services
 from instar.supervisor.statedir import StateDir, listen_unix
 from instar.system import System
@@ -196,7 +197,8 @@ def test_output_of_services(state: StateDir, victim: Path, plant: Plant) -> None
     said: asyncio.Queue[str] = asyncio.Queue()
 
     async def one_start() -> None:
-        services = Services(state.output / "services", System(), said.put_nowait)
+        processes = Processes(state.control / "services.pids")
+        services = Services(state.output / "services", System(), said.put_nowait, processes)
         service = Service.model_validate({"command": ["/bin/echo", "planted"]})
         await services.follow(plan(state, services={"echo": service.model_dump()}))
         assert "cannot start service echo" in await said.get()
