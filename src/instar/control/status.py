@@ -143,6 +143,8 @@ def _notes(supervisor: Supervisor) -> list[str]:
     ]
     live = supervisor.registry.live
     notes += supervisor.registry.notes()
+    if supervisor.journal.behind:
+        notes.append("the journal can't be written: make room in the state directory, or its history may be lost")
     if live and live.paused:
         notes.append("new connections wait in the sockets: `instar workers resume` takes them again")
     if live and live.loaded:

@@ -204,7 +204,7 @@ class Adoption:
             if operation.new is not None:
                 error += f", and generation {operation.new} has died as well"
             if operation.stage in (Stage.SWITCH, Stage.DRAIN, Stage.COMMIT) and operation.old is not None:
-                self._registry.journal.write("rollback", generation=operation.old, previous=operation.new, error=error)
+                self._registry.journal.record("rollback", generation=operation.old, previous=operation.new, error=error)
             self._operations.conclude(report, "rolled-back", error, self._registry.live)
             return
         handover = self._handover(report, Options(parts=parts), new, old)
@@ -264,7 +264,7 @@ class Adoption:
     async def _clear(self) -> None:
         """Nobody can serve: end what is left, so that its addresses and names are free."""
         remains, registry = self._remains, self._registry
-        registry.journal.write("clear", why=remains.decision.why)
+        registry.journal.record("clear", why=remains.decision.why)
         if remains.contacts or remains.deaf or remains.orphans:
             self._log.write("a supervisor that died has left processes that can't serve on: they are ended first")
         else:

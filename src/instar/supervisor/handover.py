@@ -326,7 +326,7 @@ class Handover:
         assert self.new is not None  # noqa: S101 - serving
         new, restart = self.new, self.plan.config.restart
         if restart.after and not self._after:
-            self.host.journal.write("after", generation=new.number)
+            self.host.journal.record("after", generation=new.number)
             with self.report.stage("after"):
                 await self._unless_aborted(self.host.hooks(restart.after, self.plan, "after", new.number))
         if self.old is None:
@@ -345,7 +345,7 @@ class Handover:
         self.error = error
         if self.new:
             self.tail = self.host.log_tail(self.new)
-            self._note("give-up", generation=self.new.number, error=error)
+            self.host.journal.record("give-up", generation=self.new.number, error=error)
             await self.host.discard(self.new, Event.BOOT_FAILED)
             self.tail = self.host.log_tail(self.new) or self.tail
         await self._after_rollback()
@@ -365,19 +365,12 @@ class Handover:
             self.report.skip("rollback", "no generation to go back to")
             return "failed"
         with self.report.stage("rollback"):
-            self._note("rollback", generation=self.old.number, previous=self.new.number, error=error)
+            self.host.journal.record("rollback", generation=self.old.number, previous=self.new.number, error=error)
             switch_back(self.host, self.old, self.draining, None)
             await self._return_names()
         await self.host.discard(self.new, Event.BROKE)
         await self._after_rollback()
         return "rolled-back"
-
-    def _note(self, op: str, **fields: Any) -> None:
-        """Write down that things go back: which must go on, too, when it was the disk that failed."""
-        try:
-            self.host.journal.write(op, **fields)
-        except OSError as error:
-            self.report.explain(_reason(error))
 
     async def _after_rollback(self) -> None:
         hooks = self.plan.config.restart.on_rollback

@@ -7,6 +7,7 @@ people see.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -30,26 +31,60 @@ class Journal:
         if path.exists() and path.stat().st_size > _COMPACT_ABOVE:
             self._compact(_worth_keeping(entries))
         self._fd = system.open_append(path)
-        self._end_torn_line()
+        self._torn = self._ends_torn()
+        #: What a full disk has refused: entries of things that had happened all the same.
+        self._late: list[dict[str, Any]] = []
+
+    @property
+    def behind(self) -> bool:
+        """Whether entries wait for room on the disk."""
+        return bool(self._late)
 
     def write(self, op: str, **fields: Any) -> int:
         """Append an entry, and return its number; call it before the effect. Raises OSError when the disk refuses."""
-        entry = {"seq": self._seq + 1, "time": self._system.time(), "op": op, **fields}
-        self._system.append(self._fd, (json.dumps(entry) + "\n").encode())
-        self._seq += 1
+        self._catch_up()
+        entry = self._entry(op, fields)
+        self._append(entry)
+        self._seq = int(entry["seq"])
         return self._seq
+
+    def record(self, op: str, **fields: Any) -> None:
+        """Append what has happened, or a way back: what goes on also when the disk refuses.
+
+        The entry is kept then, and written before the next one.
+        """
+        entry = self._entry(op, fields)
+        self._seq = int(entry["seq"])
+        self._late.append(entry)
+        with contextlib.suppress(OSError):
+            self._catch_up()
+
+    def _entry(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"seq": self._seq + 1, "time": self._system.time(), "op": op, **fields}
+
+    def _catch_up(self) -> None:
+        while self._late:
+            self._append(self._late[0])
+            del self._late[0]
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        # A write that a full disk cut short must not swallow the next entry.
+        begin = "\n" if self._torn else ""
+        self._torn = True
+        self._system.append(self._fd, f"{begin}{json.dumps(entry)}\n".encode())
+        self._torn = False
 
     def entries(self) -> list[dict[str, Any]]:
         """All that are left, oldest first."""
-        return read(self._path)
+        return [*read(self._path), *self._late]
 
     def history(self, limit: int) -> list[dict[str, Any]]:
         """The last results, oldest first."""
-        return [entry for entry in read(self._path) if entry["op"] == "result"][-limit:]
+        return [entry for entry in self.entries() if entry["op"] == "result"][-limit:]
 
     def last_generation(self) -> int:
         """The highest generation number ever used here."""
-        return max((entry.get("generation") or 0 for entry in read(self._path)), default=0)
+        return max((entry.get("generation") or 0 for entry in self.entries()), default=0)
 
     def close(self) -> None:
         """Close the file."""
@@ -60,15 +95,13 @@ class Journal:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         temporary.replace(self._path)
 
-    def _end_torn_line(self) -> None:
-        """A write that a full disk cut short must not swallow the next entry."""
+    def _ends_torn(self) -> bool:
         with self._path.open("rb") as file:
             file.seek(0, os.SEEK_END)
             if file.tell() == 0:
-                return
+                return False
             file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                self._system.append(self._fd, b"\n")
+            return file.read(1) != b"\n"
 
 
 def _worth_keeping(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -163,8 +163,8 @@ class Operations:
     def begin(self, kind: str, plan: Plan, options: Options, *, replaces: Generation | None = None) -> Report:
         """Start a handover. `replaces`: the generation whose place in the lineage the new one takes."""
         report = Report(kind, self._log, options.parts.listed())
-        self.on_begin(report)
         report.op = self._journal_begin(kind, options, self._registry.live)
+        self.on_begin(report)
         self.handover = Handover(self._registry, plan, options, report)
         self._registry.replaces, self._registry.unsettled = replaces, True
         self._tasks.spawn(self._carry_out(self.handover, self.handover.run()), kind)
@@ -172,16 +172,22 @@ class Operations:
 
     def _journal_begin(self, kind: str, options: Options, old: Generation | None, *, swap: bool = False) -> int:
         parts = options.parts
-        return self._registry.journal.write(
-            "begin",
-            kind=kind,
-            web=parts.web,
-            handlers=parts.handlers,
-            pools=sorted(parts.pools),
-            keep_old=options.keep_old,
-            swap=swap,
-            old=old.number if old else None,
-        )
+        try:
+            return self._registry.journal.write(
+                "begin",
+                kind=kind,
+                web=parts.web,
+                handlers=parts.handlers,
+                pools=sorted(parts.pools),
+                keep_old=options.keep_old,
+                swap=swap,
+                old=old.number if old else None,
+            )
+        except OSError as error:
+            raise InstarError(
+                f"cannot begin a {kind}: the journal in the state directory can't be written: {error.strerror}; "
+                "make room there and try again"
+            ) from error
 
     def resume(self, handover: Handover, work: Coroutine[Any, Any, str]) -> None:
         """Go on with a handover in which another supervisor was killed."""
@@ -217,7 +223,7 @@ class Operations:
             self.config = handover.plan.config
             await self._services.follow(handover.plan)
         if outcome == "done" and new:
-            self._registry.journal.write("settled", generation=new.number)
+            self._registry.journal.record("settled", generation=new.number)
             self.config = handover.plan.config
             await self._services.follow(handover.plan)
             await self._conclude(handover)
@@ -251,10 +257,10 @@ class Operations:
     def _swap_back(self, target: Generation, current: Generation) -> Report:
         """Steer back to a generation that is still warm; the one that served until now drains."""
         report, registry = Report("rollback", self._log), self._registry
+        report.op = self._journal_begin("rollback", Options(), current, swap=True)
         self.on_begin(report)
         with report.stage("cut-over"):
-            report.op = self._journal_begin("rollback", Options(), current, swap=True)
-            registry.journal.write("switch", generation=target.number, previous=current.number)
+            registry.journal.record("switch", generation=target.number, previous=current.number)
             abandoned, registry.draining = registry.draining, None
             draining = Draining(current, registry.frontend)
             draining.begin()
@@ -358,7 +364,9 @@ class Operations:
         }
         result = report.finish(outcome, numbers, error, list(tail), kept)
         entry = {key: value for key, value in result.items() if key not in ("event", "log_tail")}
-        self._registry.journal.write("result", kind=report.kind, **({"began": report.op} if report.op else {}), **entry)
+        self._registry.journal.record(
+            "result", kind=report.kind, **({"began": report.op} if report.op else {}), **entry
+        )
         self._log.write(
             f"{report.kind}: {outcome}" + (f": {error}" if error else "") + f" ({result['seconds']:.3f} s)",
             generation=numbers["serving"],

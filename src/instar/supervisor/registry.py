@@ -187,7 +187,7 @@ class Registry:
                 del self.lineage[self.lineage.index(self.replaces) :]
             self.lineage = [*self.lineage, generation][-_LINEAGE:]
         self.live = generation
-        self.journal.write("lineage", generation=generation.number, generations=[item.number for item in self.lineage])
+        self.journal.record("lineage", generation=generation.number, generations=[item.number for item in self.lineage])
 
     def drains(self, draining: Draining) -> None:
         """A generation is being sent its clients away; the next one has to wait for that."""
@@ -274,12 +274,12 @@ class Registry:
     async def end(self, generation: Generation, event: Event, timeout: float) -> None:
         """End all processes of a generation; nothing happens when it has ended."""
         if generation.alive:
-            self.journal.write("end", generation=generation.number)
+            self.journal.record("end", generation=generation.number)
             generation.move(event)
             await self._remove(generation, timeout)
 
     def _keep(self, generation: Generation, seconds: float) -> None:
-        self.journal.write("keep", generation=generation.number, seconds=seconds)
+        self.journal.record("keep", generation=generation.number, seconds=seconds)
         generation.move(Event.QUIET_KEEP)
         self.keep_on(generation, seconds)
 

@@ -146,7 +146,7 @@ class Supervisor:
         registry.queues.close()
         if not registry.generations:
             registry.records.keep(set())
-        self.journal.write("stop", pid=self.pid)
+        self.journal.record("stop", pid=self.pid)
         self.journal.close()
 
     def stop(self, now: bool, *, drain: float | None = None, mercy: float = 0.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -170,7 +171,8 @@ class System:
         """Append a record with a single write, so that it is there whole or not at all after a SIGKILL."""
         written = os.write(fd, data)
         if written != len(data):
-            raise OSError(f"wrote {written} of {len(data)} bytes")
+            # Of a regular file, only when there is no room for the rest (write(2)).
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def describe_status(status: int) -> str:

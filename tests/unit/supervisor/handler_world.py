@@ -437,7 +437,7 @@ class World:
         self.trouble: dict[str, str] = {}
         # What a handover asks of its host.
         self.system: Any = kernel
-        self.journal: Any = SimpleNamespace(write=lambda *_, **__: None)
+        self.journal: Any = SimpleNamespace(write=lambda *_, **__: None, record=lambda *_, **__: None)
         self.frontend: Any = None
         self.names = Names(self.journal, lambda _: None)
         self.plan = plan()

@@ -132,6 +132,8 @@ class FakeJournal:
     def write(self, op: str, **fields: Any) -> None:
         self.trace.append(f"journal {op}")
 
+    record = write
+
 
 class FakeNames:
     """Moves every name at once, unless told otherwise."""

@@ -77,6 +77,42 @@ def test_a_full_disk_is_told_to_the_caller(tmp_path: Path) -> None:
     assert read(tmp_path / "journal.jsonl") == []
 
 
+class NearlyFullDisk(System):
+    """Has room for so many bytes."""
+
+    room = 0
+
+    def append(self, fd: int, data: bytes) -> None:
+        fits, self.room = data[: self.room], max(0, self.room - len(data))
+        super().append(fd, fits)
+        if fits != data:
+            raise OSError(28, "No space left on device")
+
+
+def test_what_has_happened_is_written_when_there_is_room_again(tmp_path: Path) -> None:
+    path, system = tmp_path / "journal.jsonl", NearlyFullDisk()
+    system.room = 100
+    journal = Journal(path, system)
+    journal.write("boot", generation=1)
+    # The first of them is cut short on the disk.
+    journal.record("end", generation=1)
+    journal.record("result", generation=1)
+    assert journal.behind
+    assert [entry["op"] for entry in read(path)] == ["boot"]
+    assert [entry["op"] for entry in journal.history(5)] == ["result"]
+    with pytest.raises(OSError, match="No space"):
+        journal.write("switch", generation=2)
+    system.room = 10_000
+    journal.write("switch", generation=3)
+    assert not journal.behind
+    assert [(entry["seq"], entry["op"], entry["generation"]) for entry in read(path)] == [
+        (1, "boot", 1),
+        (2, "end", 1),
+        (3, "result", 1),
+        (4, "switch", 3),
+    ]
+
+
 def test_foreign_lines_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text(
