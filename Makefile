@@ -11,7 +11,7 @@ JOBS ?= 4
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all test-long bench lint format docs reference clean distclean
+.PHONY: help run test test-all test-long chaos bench lint format docs reference clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test-all: test test-long ## Run the tests, then the long promise runs
 
 test-long: $(VENV)/.tried-uwsgi
 	@$(BIN)/python -m pytest -m long -n 2 --dist worksteal $(PYTEST_ARGS)
+
+chaos: $(VENV)/.installed-dev ## Faults at random under load (CHAOS_FAULTS=300, CHAOS_SEED=… repeats a run)
+	@$(BIN)/python -m pytest -m long -s $(PYTEST_ARGS) tests/acceptance/test_chaos.py
 
 bench: $(VENV)/.installed-dev ## Compare with other servers (they are installed into .venv-bench)
 	@$(BIN)/python -m bench $(BENCH_ARGS)

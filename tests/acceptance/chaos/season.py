@@ -68,7 +68,6 @@ class Season:
             **{f"restart, STOP {name}": (lambda name=name: self.interrupted(self.stop, name)) for name in self.victims},
             "TERM handler": self.end_handler,
             "KILL worker and handler": lambda: self._both("worker", "handler"),
-            "KILL zygote and supervisor": lambda: self._both("zygote", "supervisor"),
             "bad release": self.bad_release,
             "bad handlers": self.bad_handlers,
             "two restarts": self.two_restarts,
