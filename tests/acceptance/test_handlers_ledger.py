@@ -1,6 +1,7 @@
 """Names under handovers and faults, proved from what the handlers themselves write down.
 
-Handlers of every kind (threads, asyncio, a script, a command that leaves a daemon) append to one ledger. Meanwhile the
+Handlers of every kind (threads, asyncio, a script in a forked process and one in its own, a command that leaves a
+daemon) append to one ledger. Meanwhile the
 names are passed on in every way there is, and processes are ended, killed, stopped, and broken releases are tried. At
 the end the ledger must show: no two epochs of a name at work at once, epochs that only grow, no name unheld for longer
 than what had happened to it allows, and a database that no former holder has written to.
@@ -27,7 +28,7 @@ from harness.project import Project
 from harness.waiting import wait_for
 from ledger import ALL, Ledger, breaches, gaps, stale_rows
 
-WARM = ("test.warm.1", "test.warm.2", "test.loop.1")
+WARM = ("test.warm.1", "test.warm.2", "test.loop.1", "test.forked.1")
 COLD = ("test.script.1", "test.daemon.1")
 NAMES = WARM + COLD
 #: Seconds that a name may be unheld, with much room for a machine that does other things: when it is passed on, or its
@@ -50,6 +51,7 @@ def ledger(project: Project) -> Iterator[Ledger]:
     project.config["restart"].update(grace=0.2, drain_timeout=5.0)
     pool(project, "warm", target="apps.named:threaded", count=2, stop_timeout=0.3, kill_timeout=0.3)
     pool(project, "loop", target="apps.named:looped", stop_timeout=0.3, kill_timeout=0.3)
+    pool(project, "forked", script=SCRIPT, handover="warm", stop_timeout=0.3, kill_timeout=0.3)
     pool(project, "script", script=SCRIPT, stop_timeout=0.8, kill_timeout=0.3)
     pool(project, "daemon", command=[sys.executable, SCRIPT, "daemon"], stop_timeout=0.8, kill_timeout=0.3)
     yield found
@@ -66,7 +68,9 @@ class Season:
         self.handovers: dict[str, Callable[[], None]] = {
             "all": lambda: self.restart(),
             "handlers": lambda: self.restart("handlers"),
-            "pool": lambda: self.restart("handlers", pools=(self.random.choice(("warm", "loop", "script", "daemon")),)),
+            "pool": lambda: self.restart(
+                "handlers", pools=(self.random.choice(("warm", "loop", "forked", "script", "daemon")),)
+            ),
             "renew": lambda: self.renew(self.random.choice(NAMES)),
             "pause": lambda: self.pause(self.random.choice(NAMES)),
         }
@@ -272,7 +276,7 @@ def test_a_stopped_holder_whose_lock_file_was_replaced_writes_nothing(instance: 
     """The one way in which a living holder loses its name: somebody has removed the state directory."""
     name = "test.warm.1"
     pool(instance.project, "warm", target="apps.named:threaded", stop_timeout=10.0)
-    for other in ("loop", "script", "daemon"):
+    for other in ("loop", "forked", "script", "daemon"):
         del instance.project.config[f"handlers.{other}"]
     instance.start()
     old = all_active(instance, [name])[name]

@@ -108,6 +108,11 @@ def _request(plan: Plan, *, load: bool, timeout: float) -> dict[str, Any]:
             {"subject": f"[handlers.{name}] target", "target": item.target}
             for name, item in plan.config.handlers.items()
             if item.target
+        ]
+        + [
+            {"subject": f"[handlers.{name}] script", "script": str(item.script)}
+            for name, item in plan.config.handlers.items()
+            if item.script and item.script.is_file()
         ],
     }
 
@@ -171,7 +176,10 @@ def _findings(plan: Plan, answer: dict[str, Any], hide: Redactor, *, load: bool)
         for note in answer["notes"]:
             yield warning("[app] target", hide(note))
     for item in answer.get("handlers", ()):
-        yield _failure(item, hide) if "error" in item else ok(item["subject"], item["text"])
+        if "error" in item:
+            yield _failure(item, hide)
+        elif "text" in item:
+            yield ok(item["subject"], item["text"])
     if "error" in answer:
         yield _failure(answer, hide)
 

@@ -56,7 +56,12 @@ def _fail(result: dict[str, Any], problem: BaseException, request: dict[str, Any
 
 
 def _try_handler(item: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
-    """Find a handler's target, and load it when the application was loaded: `text`, or `error` as for that."""
+    """Find a handler's target, and load it when the application was loaded: `text`, or `error` as for that.
+
+    A script is only compiled: `error`, or nothing.
+    """
+    if "script" in item:
+        return _compile(item)
     result = {"subject": item["subject"], "stage": "find"}
     try:
         module, _, attribute = item["target"].partition(":")
@@ -68,6 +73,16 @@ def _try_handler(item: dict[str, Any], request: dict[str, Any]) -> dict[str, Any
             result["text"] += " loads"
     except BaseException as problem:
         _fail(result, problem, request)
+    return result
+
+
+def _compile(item: dict[str, Any]) -> dict[str, Any]:
+    result = {"subject": item["subject"], "stage": "compile"}
+    try:
+        with open(item["script"], "rb") as file:
+            compile(file.read(), item["script"], "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as problem:
+        result["error"] = "it is no Python that this interpreter understands: %s" % problem  # noqa: UP031
     return result
 
 

@@ -101,10 +101,10 @@ def _handlers(config: Config) -> Iterator[str]:
             yield f"[handlers.{pool}] needs one of target, script and command; only the pool of [jobs] may have none"
         elif len(given) > 1:
             yield f"[handlers.{pool}] has {' and '.join(given)}; keep one of them"
-        elif item.handover == "warm" and not item.target:
+        elif item.handover == "warm" and item.command:
             yield (
-                f'[handlers.{pool}] handover "warm" needs target: a {given[0]} can\'t boot and then wait for its name; '
-                'use "cold"'
+                f'[handlers.{pool}] handover "warm" needs target or script: a command can\'t be forked from the '
+                'application; use "cold"'
             )
     yield from _handler_names(config)
 

@@ -117,7 +117,11 @@ class HandlerPool(Table):
         example="mysite.mail:work",
     )
     script: OptionalPath = setting(
-        None, "A Python file that is run by the application's interpreter.", unit="path", example="mailer.py"
+        None,
+        "A Python file that is run by the application's interpreter, in a process of its own or, with `handover = "
+        '"warm"`, in one that was forked after the application was loaded.',
+        unit="path",
+        example="mailer.py",
     )
     command: Argv = setting(
         (),
@@ -127,9 +131,9 @@ class HandlerPool(Table):
     )
     handover: Literal["auto", "warm", "cold"] = setting(
         "auto",
-        "How a name passes to new code. `warm`: the successor has booted and waits for the name in "
-        "`current_handler().wait_active()`; it needs `target`. `cold`: the program is started when the name is free. "
-        "`auto`: `warm` for a `target`, `cold` for all else.",
+        "How a name passes to new code. `warm`: the successor is forked from the loaded application and waits for the "
+        "name, a `target` by itself in `current_handler().wait_active()`, a `script` until it is run. `cold`: the "
+        "program is started when the name is free. `auto`: `warm` for a `target`, `cold` for all else.",
         unit="choice",
     )
     stop_timeout: Duration = setting(

@@ -21,7 +21,7 @@ from instar.handlers.current import install
 from instar.handlers.keeper import identity, run_keeper
 from instar.handlers.process import HandlerProcess
 from instar.handlers.tree import ProcessGroup
-from instar.runtime import current, extension
+from instar.runtime import current, extension, script
 from instar.runtime.loader import Application, LoadError, explain, load
 from instar.runtime.output import redirect_output
 from instar.runtime.spec import GenerationSpec, HandlerSpec
@@ -67,13 +67,22 @@ def run_handler(
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     except BaseException as error:
         text = explain(error)
-        print(text, end="", file=sys.stderr, flush=True)
+        _report(error, text)
         sentence = str(error) if isinstance(error, InstarError) else f"{type(error).__name__}: {error}"
         say({"event": "failed", "error": sentence[:2000], "traceback": text[-20000:]})
         code = 1
     # When nothing is left that could write under the name, the successor need not wait until the kernel has freed
     # the memory, which it does before it closes files.
     leave(code, process.hand_on if process else None)
+
+
+def _report(error: BaseException, text: str) -> None:
+    """As Python ends: the application may have put a hook of its own in place, for a service that collects errors."""
+    with contextlib.suppress(BaseException):
+        if sys.excepthook is not sys.__excepthook__:
+            sys.excepthook(type(error), error, error.__traceback__)
+            return
+    print(text, end="", file=sys.stderr, flush=True)
 
 
 def _settle(spec: GenerationSpec, handler: HandlerSpec, group: ProcessGroup | None) -> None:
@@ -109,9 +118,13 @@ def _work(spec: GenerationSpec, handler: HandlerSpec, app: Application | None, p
         app = load(spec.target, factory=spec.factory, interface=spec.interface)
         if extending:
             extending.loaded(app)
-    target = find(handler.target)
-    if not handler.warm and not process.wait_active():
+    target = None if handler.script else find(handler.target)
+    if (target is None or not handler.warm) and not process.wait_active():
         return 0
+    # Now with the epoch.
+    os.environ.update(identity(process))
+    if target is None:
+        return script.run(handler.script)
     result = target()
     if inspect.iscoroutine(result):
         asyncio.run(_await(result))

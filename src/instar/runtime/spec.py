@@ -41,7 +41,7 @@ class StaticMap:
 
 @dataclasses.dataclass(frozen=True)
 class HandlerSpec:
-    """One named handler. Exactly one of `target` and `argv` is set; times in seconds."""
+    """One named handler. Exactly one of `target`, `script` and `argv` is set; times in seconds."""
 
     name: str
     pool: str
@@ -59,6 +59,8 @@ class HandlerSpec:
     backoff_limit: float = 30.0
     memory_max: int = 0
     cpu_max: float = 0.0
+    #: A Python file that is run in the handler's own process, as soon as it has the name.
+    script: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

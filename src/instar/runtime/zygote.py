@@ -17,7 +17,7 @@ from pathlib import Path
 
 from instar import PROTOCOL, engines
 from instar.errors import InstarError
-from instar.runtime import channel, extension
+from instar.runtime import channel, extension, script
 from instar.runtime.crew import Crew
 from instar.runtime.link import Link
 from instar.runtime.loader import Application, ForkHazards, explain, load, prepare_path
@@ -91,6 +91,7 @@ class Zygote:
         hazards = ForkHazards()
         extending = extension.install(spec, self.board, self.tell)
         extending.before_load()
+        script.prepare(spec.handlers)
         notes = list(spec.lazy_notes)
         if spec.target and not spec.lazy:
             self.app = load(spec.target, factory=spec.factory, interface=spec.interface)

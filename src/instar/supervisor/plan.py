@@ -167,7 +167,8 @@ class Plan:
         specs = []
         for pool_name, pool in self.config.handlers.items():
             argv: tuple[str, ...] = ()
-            if pool.script:
+            script = str(pool.script) if pool.script and pool.warm else ""
+            if pool.script and not script:
                 argv = (str(self.python), str(pool.script))
             elif pool.command:
                 argv = tuple(expand_command(tuple(pool.command), self.python))
@@ -177,7 +178,7 @@ class Plan:
                         name=name,
                         pool=pool_name,
                         index=index,
-                        target=pool.target or ("" if argv else JOB_MANAGER),
+                        target=pool.target or ("" if argv or script else JOB_MANAGER),
                         argv=argv,
                         warm=pool.warm,
                         tags=tuple(pool.tags),
@@ -189,6 +190,7 @@ class Plan:
                         backoff_limit=pool.backoff_limit,
                         memory_max=pool.memory_max,
                         cpu_max=pool.cpu_max,
+                        script=script,
                     )
                 )
         return tuple(specs)

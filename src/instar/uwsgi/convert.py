@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ _HEAD = """\
 # The application's environment needs the server ([web] engine): `pip install granian` in it.
 # The module `uwsgi` is there for applications under `instar uwsgi` only, not under `instar run`.
 """
+#: Modules that `instar uwsgi` gives to an application.
+UWSGI_MODULES = ("uwsgi", "uwsgidecorators")
 #: Keys that are written even if instar would do the same without them.
 _ALWAYS = ("name", "target", "bind")
 #: Options that have no place in a file of instar because it does the same without them.
@@ -190,9 +193,48 @@ def _handlers(main: Translation, left_out: list[str]) -> Iterator[tuple[str, dic
     for (pool, work), mules in pools.items():
         used[pool] = used.get(pool, 0) + 1
         kind = "script" if mules[0].script else "target"
-        rows = {kind: work, "handover": "cold", "stop_timeout": table[pool]["stop_timeout"]}
+        if mules[0].script:
+            left_out += _missed(mules)
+        # Forked from the loaded application, as under uWSGI, and called when the name is free: a script by itself, a
+        # function that doesn't wait for its name because it is called cold.
+        handover = "warm" if mules[0].script else "cold"
+        rows = {kind: work, "handover": handover, "stop_timeout": table[pool]["stop_timeout"]}
         name = pool if used[pool] == 1 else f"{pool}-{used[pool]}"
         yield name, {**settings.named([mule.name for mule in mules], name), **rows}
+
+
+def _missed(mules: Sequence[Mule]) -> Iterator[str]:
+    """What the script of these mules would not find."""
+    script = mules[0].script
+    assert script is not None  # noqa: S101
+    which = f"mule {mules[0].number} ({mules[0].name})"
+    try:
+        needed = uwsgi_imports(script.read_bytes())
+    except OSError as error:
+        yield f"{which}: cannot read {script}: {(error.strerror or str(error)).lower()}"
+        return
+    except (SyntaxError, ValueError):
+        yield f"{which}: {script} is no Python that instar's own interpreter understands; `instar check` tries yours"
+        return
+    for name, line in needed:
+        yield (
+            f"{which}: {script}:{line} imports {name}, which is not there; use instar.current_handler(), or stay with "
+            "`instar uwsgi`"
+        )
+
+
+def uwsgi_imports(source: bytes) -> list[tuple[str, int]]:
+    """The modules of uWSGI that a script can't do without, and the lines; not those that it tries to import."""
+    tried: set[ast.AST] = set()
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Try):
+            tried.update(inner for statement in node.body for inner in ast.walk(statement))
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        if node not in tried:
+            found += [(name, node.lineno) for name in names if name in UWSGI_MODULES]  # type: ignore[attr-defined]
+    return found
 
 
 def _left_out(item: Translation, main: Translation) -> Iterator[str]:

@@ -134,6 +134,17 @@ def test_programs_and_scripts_of_handlers_that_are_missing(site: Callable[..., P
     assert any(text.startswith("[handlers.y] script: there is no file ") for text in errors)
 
 
+@pytest.mark.parametrize("handover", ["warm", "cold"])
+def test_a_script_that_does_not_compile(site: Callable[..., Path], instar: Instar, handover: str) -> None:
+    folder = site(rest=f'[handlers.y]\nscript = "y.py"\nhandover = "{handover}"')
+    (folder / "y.py").write_text("import os\ndef f(:\n")
+    answer = instar("check", "--json")
+    assert answer.code == 2
+    (text,) = found(answer, "error")
+    assert text.startswith("[handlers.y] script: it is no Python that this interpreter understands: invalid syntax")
+    assert text.endswith("(y.py, line 2)")
+
+
 def test_the_table_for_people(site: Callable[..., Path], instar: Instar, port: int) -> None:
     site()
     answer = instar("check")

@@ -44,6 +44,7 @@ def test_all_keys(read: Read, project: Path) -> None:
         ("target = 'm:a'", "cold", False),
         ("target = 'm:a'", "warm", True),
         ("script = 'a.py'", "auto", False),
+        ("script = 'a.py'", "warm", True),
         ("command = ['a']", "auto", False),
         ("command = ['a']", "cold", False),
     ],
@@ -99,8 +100,7 @@ def test_queue_names_are_pools_and_names(read: Read) -> None:
         ),
         (MAIL + "command = ['x']", "[handlers.mail] has target and command; keep one of them"),
         (MAIL + "script = 'x'\ncommand = ['x']", "has target and script and command; keep one"),
-        ("[handlers.mail]\nscript = 'x'\nhandover = 'warm'", "a script can't boot and then wait for its name"),
-        ("[handlers.mail]\ncommand = ['x']\nhandover = 'warm'", 'handover "warm" needs target'),
+        ("[handlers.mail]\ncommand = ['x']\nhandover = 'warm'", 'handover "warm" needs target or script'),
         (MAIL + "count = 2\nname = '{pool}.x'", "several handlers with the name mail.x; use {index}"),
         (
             MAIL + "name = 'x{index}'\n[handlers.post]\ntarget = 'm:p'\nname = 'x{index}'",

@@ -87,6 +87,8 @@ class TestOptions:
         names = [name for pool in config.handlers for name in config.handler_names(pool)]
         assert sorted(names) == ["blue.f.1", "blue.f.2", "blue.f.3", "blue.mule.5"]
         assert [config.handlers[pool].script is None for pool in config.handlers] == [False, True, False]
+        # Each is forked from the application, as a mule is, and is called when its name is free.
+        assert [config.handlers[pool].handover for pool in config.handlers] == ["warm", "cold", "warm"]
         assert any("mule 3 (blue.mule.3) only waits" in text for text in left_out)
 
     @pytest.mark.parametrize(
@@ -134,6 +136,31 @@ class TestOptions:
     def test_a_name_of_the_standard_library(self, converted: Callable[..., tuple[Config, list[str]]]) -> None:
         _, left_out = converted("[uwsgi]\nhttp = 127.0.0.1:8000\nwsgi-file = site.py\n")
         assert "give it another one" in left_out[0]
+
+    @pytest.mark.parametrize(
+        ("source", "words"),
+        [
+            (
+                "import time\nimport uwsgi\n",
+                ["work.py:2 imports uwsgi, which is not there; use instar.current_handler"],
+            ),
+            ("def f():\n  from uwsgidecorators import mule\n", ["work.py:2 imports uwsgidecorators, which"]),
+            ("try:\n  import uwsgi\nexcept ImportError:\n  uwsgi = None\n", []),
+            ("from . import uwsgi\nfrom mine import uwsgi\n", []),
+            ("print 'two'\n", ["work.py is no Python that instar's own interpreter understands"]),
+            (None, ["work.py: no such file or directory"]),
+        ],
+    )
+    def test_what_a_script_would_miss(
+        self, tmp_path: Path, converted: Callable[..., tuple[Config, list[str]]], source: str | None, words: list[str]
+    ) -> None:
+        if source is not None:
+            (tmp_path / "work.py").write_text(source)
+        _, left_out = converted(APP + "mule = work.py\n")
+        assert len(left_out) == len(words)
+        for text, part in zip(left_out, words, strict=True):
+            assert text.startswith("mule 1 (main.mule.1): ")
+            assert part in text
 
 
 class TestRefused:

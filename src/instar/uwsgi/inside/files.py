@@ -16,8 +16,8 @@ def module_name(path: str) -> str:
 
 def run_file(name: str, path: str) -> types.ModuleType:
     """Run a file as the module `name` and return it. `__main__` is a fresh one. The file's errors come through."""
-    # Bytes: the compiler finds the encoding.
-    code = compile(Path(path).read_bytes(), path, "exec")
+    # Bytes: the compiler finds the encoding. Our own `from __future__` is not the file's.
+    code = compile(Path(path).read_bytes(), path, "exec", dont_inherit=True)
     return run_code(name, code, path)
 
 

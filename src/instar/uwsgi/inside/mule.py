@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-import threading
 import traceback
-from types import FrameType
 from typing import Any
 
 from instar.errors import InstarError
 from instar.handlers import current
 from instar.runtime import extension
+from instar.runtime.ending import Ending
 from instar.runtime.handler import find
-from instar.runtime.worker import leave
 from instar.uwsgi.inside import files
 from instar.uwsgi.inside.data import MuleData
 from instar.uwsgi.inside.extension import UwsgiExtension
@@ -24,8 +21,6 @@ from instar.uwsgi.inside.mail import Mail
 END = 30
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _IGNORED = (signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP)
-#: A mule without a handler of its own gets so many seconds until the main thread looks at the signal.
-_PATIENCE = 1.0
 
 
 def run() -> None:
@@ -33,11 +28,12 @@ def run() -> None:
     inside = extension.get()
     if not isinstance(inside, UwsgiExtension) or inside.mule is None:
         raise InstarError("cannot run a mule: this process isn't one; its handler's name must be a mule's")
-    for number in _ENDING:
-        signal.signal(number, _end)
+    # What uWSGI's own handler does: exit at once.
+    ending = Ending(_ENDING, END)
+    ending.install()
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    current.current_handler().on_release(lambda: _release(inside.mail))
+    current.current_handler().on_release(lambda: _release(inside.mail, ending))
     # Only now: what the hooks start, or do for ever (@mule, @farm), is done under the name.
     inside.run_post_fork_hook()
     _work(inside.mule, inside)
@@ -69,26 +65,8 @@ def _listen(mule: MuleData, inside: UwsgiExtension) -> None:
             traceback.print_exc()
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    """What uWSGI's own handler does: exit at once. Exit handlers run, `finally` blocks don't."""
-    for number in _ENDING:
-        signal.signal(number, signal.SIG_IGN)
-    leave(END, current.hand_on)
-
-
-def _release(mail: Mail) -> None:
+def _release(mail: Mail, ending: Ending) -> None:
     """The name is wanted: SIGHUP, as at a reload of uWSGI. A handler of the script's own decides what happens."""
-    ours = signal.getsignal(signal.SIGHUP) is _end
-    if not ours:
+    if not ending.ours(signal.SIGHUP):
         mail.leave()
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)
-    if ours:
-        # Python runs handlers between two instructions of the main thread, which may be inside a C function for long.
-        timer = threading.Timer(_PATIENCE, _end_hard)
-        timer.daemon = True
-        timer.start()
-
-
-def _end_hard() -> None:
-    if signal.getsignal(signal.SIGHUP) is _end:
-        os._exit(END)
+    ending.ask(signal.SIGHUP)
