@@ -142,7 +142,7 @@ class TestOptions:
         [
             (
                 "import time\nimport uwsgi\n",
-                ["work.py:2 imports uwsgi, which is not there; use instar.current_handler"],
+                ["work.py:2 imports uwsgi, which is not there; use instar."],
             ),
             ("def f():\n  from uwsgidecorators import mule\n", ["work.py:2 imports uwsgidecorators, which"]),
             ("try:\n  import uwsgi\nexcept ImportError:\n  uwsgi = None\n", []),
