@@ -62,8 +62,7 @@ class Calls:
         hand.busy, hand.todo = True, ""
         method, assignment = getattr(member.runner, what), hand.assignment
 
-        def ask() -> None:
-            answer: object
+        def ask() -> object:
             try:
                 if what == "start":
                     self._at("starting", assignment.key)
@@ -71,14 +70,14 @@ class Calls:
                 if what == "start":
                     self._at("started", assignment.key)
             except Exception as error:
-                answer = error
-            self._inbox.put((assignment.key, what, answer))
+                return error
+            return answer
 
         if what == "start" and member.runner.prompt:
-            ask()
+            self._answer(hand, what, ask())
             return
         try:
-            member.threads.submit(ask)
+            member.threads.submit(lambda: self._inbox.put((assignment.key, what, ask())))
         except RuntimeError:
             # The threads are closed already: we leave.
             hand.busy, hand.todo = False, what

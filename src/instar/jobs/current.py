@@ -38,10 +38,9 @@ class CurrentJob:
         self.attempt = attempt
         #: Never used for another attempt: a name for what the job makes elsewhere.
         self.key = key
-        #: Set when somebody wants it to end, or its time is over.
-        self.cancelled = threading.Event()
-        #: Set when the handler that runs it has to leave. Who is soon done goes on; others may raise `HandBack`.
-        self.releasing = threading.Event()
+        # Few jobs ask for them, and they cost more than the rest of it.
+        self._cancelled: threading.Event | None = None
+        self._releasing: threading.Event | None = None
         self._report = report
         self._latest: Any = None
         self._told = True
@@ -49,6 +48,27 @@ class CurrentJob:
         # A signal handler may come in between.
         self._guard = threading.RLock()
         self._on_cancel: list[Callable[[], object]] = []
+
+    @property
+    def cancelled(self) -> threading.Event:
+        """Set when somebody wants it to end, or its time is over."""
+        with self._guard:
+            if self._cancelled is None:
+                self._cancelled = threading.Event()
+            return self._cancelled
+
+    @property
+    def releasing(self) -> threading.Event:
+        """Set when the handler that runs it has to leave. Who is soon done goes on; others may raise `HandBack`."""
+        with self._guard:
+            if self._releasing is None:
+                self._releasing = threading.Event()
+            return self._releasing
+
+    @property
+    def wanted(self) -> bool:
+        """Whether nobody has asked for its end yet."""
+        return self._cancelled is None or not self._cancelled.is_set()
 
     def progress(
         self, value: Any = None, *, done: float | None = None, total: float | None = None, text: str | None = None
@@ -76,7 +96,7 @@ class CurrentJob:
     def on_cancel(self, call: Callable[[], object]) -> None:
         """Call once when the job is cancelled; at once if it is already. It must be short and thread-safe."""
         with self._guard:
-            if not self.cancelled.is_set():
+            if self.wanted:
                 self._on_cancel.append(call)
                 return
         call()

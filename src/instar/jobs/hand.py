@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from instar.jobs.model import Claim, Ending, JobState, Outcome
 from instar.jobs.runners.base import Assignment, Notice, Phase
@@ -109,6 +109,13 @@ def _sentence(ending: Ending, notice: Notice) -> str:
     return ""
 
 
+class Brief(NamedTuple):
+    """Of those in hand."""
+
+    ended: int
+    open: int
+
+
 class Hands:
     """All of them, by dispatch key."""
 
@@ -136,6 +143,11 @@ class Hands:
     def jobs(self) -> dict[int, Hand]:
         """By the job's id."""
         return {hand.claim.job.id: hand for hand in self._hands.values()}
+
+    def brief(self) -> Brief:
+        """How many have ended, and how many run that may be about to: those in this process."""
+        ended = sum(1 for hand in self._hands.values() if hand.outcome)
+        return Brief(ended, sum(1 for hand in self._hands.values() if hand.volatile and not hand.outcome))
 
     def counts(self) -> dict[str, int]:
         """How many of each runner have not ended."""

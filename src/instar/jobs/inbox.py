@@ -20,17 +20,28 @@ _AGAIN: Final = 5.0
 
 
 class Inbox:
-    """Any thread may put something in; one takes out."""
+    """Any thread may put something in; one takes out.
+
+    Each wake-up is a system call, and a fight for the interpreter: one is enough until the reader has looked.
+    """
 
     def __init__(self) -> None:
         self._things: collections.deque[Any] = collections.deque()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._event, select.POLLIN)
+        #: The reader has been woken and has not looked yet.
+        self._rung = False
+        #: So many things are worth waking the reader for.
+        self._worth = 1
 
     def put(self, thing: object) -> None:
-        """Wake the reader with it."""
+        """Wake the reader with it; with None always."""
+        # First the thing: whoever resets one of the two below takes everything out afterwards.
         self._things.append(thing)
+        if self._rung or (len(self._things) < self._worth and thing is not None):
+            return
+        self._rung = True
         # Closed: the manager has left.
         with contextlib.suppress(OSError):
             os.eventfd_write(self._event, 1)
@@ -46,9 +57,20 @@ class Inbox:
         finally:
             for fd in others:
                 self._poll.unregister(fd)
+        self._looked(ready)
+        return bool(ready - {self._event})
+
+    def gather(self, count: int, seconds: float) -> None:
+        """Wait until so many things are in here, but not longer."""
+        self._worth = count
+        if len(self._things) < count:
+            self._looked({fd for fd, _ in self._poll.poll(seconds * 1000)})
+        self._worth = 1
+
+    def _looked(self, ready: set[int]) -> None:
         if self._event in ready:
             os.eventfd_read(self._event)
-        return bool(ready - {self._event})
+            self._rung = False
 
     def take(self) -> list[Any]:
         """All that is in it."""

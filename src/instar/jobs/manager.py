@@ -42,6 +42,9 @@ logger = logging.getLogger("instar.jobs")
 
 #: Seconds after a wake-up at which the store is looked at once more: senders leave out rings that follow closely.
 _ECHO: Final = 0.01
+#: Seconds that the end of one attempt waits for those of others, if the last was written down less than `_FLOW` ago.
+_GATHER: Final = 0.001
+_FLOW: Final = 0.005
 #: Pause after a failure of the store or a runner that can't tell: from, to.
 _PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 #: Of a handler's `stop_timeout`, what jobs in its own process get to finish; the rest is for writing it down.
@@ -109,6 +112,7 @@ class Manager:
         self._pause = _PAUSE
         self._leaving_until: float | None = None
         self._turns = 0
+        self._turned_at = 0.0
         self._waiting = Waiting()
         places = self.plan.destinations
         self._limited = bool(self.plan.user_limit) or any(place.limit or place.user_limit for place in places)
@@ -131,8 +135,7 @@ class Manager:
         rung = self._inbox.wait(self._next() - now, *self._ear.descriptors(now))
         if rung:
             self._ear.hush()
-        for thing in self._inbox.take():
-            self.calls.hear(thing)
+        self._hear()
         now = time.monotonic()
         if self.handler.releasing.is_set() and self._leaving_until is None:
             self._begin_to_leave(now)
@@ -148,6 +151,16 @@ class Manager:
                 poll = self.plan.poll * random.uniform(0.5, 1.0)  # noqa: S311 - so that handlers don't look together
                 self._look_at = time.monotonic() + (_ECHO if rung else poll)
         self.calls.ask(time.monotonic(), progress=self._leaving_until is None)
+
+    def _hear(self) -> None:
+        for thing in self._inbox.take():
+            self.calls.hear(thing)
+        # Ends that follow each other closely are written down together: each commit waits for the disk.
+        counts = self.hands.brief()
+        if counts.ended and counts.open and time.monotonic() - self._turned_at < _FLOW:
+            self._inbox.gather(counts.open, _GATHER)
+            for thing in self._inbox.take():
+                self.calls.hear(thing)
 
     def _next(self) -> float:
         """When something has to be done even if nothing happens."""
@@ -229,6 +242,7 @@ class Manager:
                 claims = turn.claim(wanted)
         # Only now: if it was rolled back, all of it is tried again.
         self._turns += 1
+        self._turned_at = time.monotonic()
         if beat:
             self._house.has_beaten()
         for hand in noted:

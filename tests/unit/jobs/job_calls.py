@@ -63,3 +63,9 @@ def _until(condition: object) -> None:
     end = time.monotonic() + LIMIT
     while not condition() and time.monotonic() < end:
         time.sleep(0.005)
+
+
+def meet(folder: str, number: int, count: int) -> None:
+    """End when so many calls are here at the same time."""
+    note(folder, f"here-{number}")
+    _until(lambda: all(Path(folder, f"here-{each}").exists() for each in range(count)))

@@ -116,3 +116,13 @@ def test_what_a_killed_handler_ran_is_lost(
     holder.close()
     with manage():
         until(lambda: store.get(job).state == state)
+
+
+def test_calls_run_side_by_side_up_to_the_limit_and_the_rest_follows(store: JobStore, manage, tmp_path: Path) -> None:
+    for size in (1, 2):
+        folder = tmp_path / f"round-{size}"
+        folder.mkdir(exist_ok=True)
+        jobs = store.submit_many([call("meet", str(folder), number, size) for number in range(size)])
+        quick = store.submit_many([call("add", number, 1) for number in range(20)])
+        with manage():
+            assert {store.wait(job, 60).state for job in (*jobs, *quick)} == {JobState.OK}

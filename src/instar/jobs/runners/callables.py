@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
-import os
 import queue
 import threading
 import time
@@ -22,6 +22,8 @@ logger = logging.getLogger("instar.jobs")
 
 #: Threads where the setup names no number.
 _WORKERS: Final = 8
+#: Seconds after which calls that wait for the threads that are awake get others. Below that it costs more to wake one.
+_SOON: Final = 0.001
 
 
 class _Call:
@@ -54,11 +56,15 @@ class ThreadRunner(Runner):
         self._workers = setup.workers or _WORKERS
         self._sink: Sink = lambda _: None
         self._calls: dict[str, _Call] = {}
-        self._changed = threading.Condition()
-        self._waiting: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: collections.deque[_Call] = collections.deque()
         self._threads = 0
+        #: Threads that sleep; each thing in the bell wakes one.
         self._idle = 0
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._help_comes = False
         self._leaving = False
+        self._closed = False
         self._watcher = Watcher(f"instar-{setup.name}")
 
     def open(self, sink: Sink) -> None:
@@ -74,18 +80,19 @@ class ThreadRunner(Runner):
         with self._changed:
             if self._leaving:
                 return Notice(assignment.key, Phase.NEVER)
-            if assignment.key in self._calls:
-                return self._running(assignment.key)
-            self._calls[assignment.key] = call
-            self._staff()
-        self._waiting.put(call)
-        return self._running(assignment.key)
+            if assignment.key not in self._calls:
+                self._calls[assignment.key] = call
+                self._waiting.append(call)
+                # The others are for whoever is awake, if that is soon done; see `_next`.
+                if len(self._waiting) == 1:
+                    self._wake(1)
+        return Notice(assignment.key, Phase.RUNNING)
 
     def recover(self, assignment: Assignment) -> Notice:
         """What this process doesn't run has ended with the process that did."""
         with self._changed:
             if assignment.key in self._calls:
-                return self._running(assignment.key)
+                return Notice(assignment.key, Phase.RUNNING)
         return Notice(assignment.key, Phase.LOST, error="the handler that ran it has ended")
 
     def cancel(self, assignment: Assignment, *, now: bool = False) -> None:
@@ -115,34 +122,54 @@ class ThreadRunner(Runner):
     def close(self) -> None:
         """Let idle threads end."""
         with self._changed:
-            self._leaving = True
-            for _ in range(self._threads):
-                self._waiting.put(None)
+            self._leaving = self._closed = True
+            self._wake(self._idle)
         with contextlib.suppress(RuntimeError):
             self._watcher.close()
 
-    def _running(self, key: str) -> Notice:
-        return Notice(key, Phase.RUNNING, f"thread of {os.getpid()}")
+    def _wake(self, count: int) -> None:
+        """Up to so many threads that sleep, or new ones. The lock is held."""
+        for _ in range(count):
+            if self._idle:
+                self._idle -= 1
+                self._bell.put(None)
+            elif self._threads < self._workers and not self._closed:
+                self._threads += 1
+                threading.Thread(target=self._work, name=f"instar-{self.setup.name}", daemon=True).start()
 
-    def _staff(self) -> None:
-        if self._idle < len(self._calls) and self._threads < self._workers:
-            self._threads += 1
-            threading.Thread(target=self._work, name=f"instar-{self.setup.name}", daemon=True).start()
+    def _ask_for_help(self) -> None:
+        """The lock is held: after `close` there is no watcher any more."""
+        if not (self._help_comes or self._leaving) and (self._idle or self._threads < self._workers):
+            self._help_comes = True
+            self._watcher.later(_SOON, self._help)
+
+    def _help(self) -> None:
+        """In the watcher's thread: what still waits is not for those who are awake."""
+        with self._changed:
+            self._help_comes = False
+            self._wake(len(self._waiting))
 
     def _work(self) -> None:
+        while call := self._next():
+            self._end(call, self._run(call))
+
+    def _next(self) -> _Call | None:
+        """What is to be done; None: nothing any more."""
         while True:
             with self._changed:
-                self._idle += 1
-            call = self._waiting.get()
-            with self._changed:
-                self._idle -= 1
-            if call is None:
-                return
-            self._end(call, self._run(call))
+                call = self._waiting.popleft() if self._waiting else None
+                if call is None and self._closed:
+                    return None
+                self._idle += call is None
+                if self._waiting:
+                    self._ask_for_help()
+            if call:
+                return call
+            self._bell.get()
 
     def _run(self, call: _Call) -> Notice:
         given = call.assignment
-        if self._leaving or call.job.cancelled.is_set():
+        if self._leaving or not call.job.wanted:
             return Notice(given.key, Phase.NEVER)
         if given.timeout:
             self._watcher.later(given.timeout, lambda: self._time_out(call))
@@ -169,7 +196,8 @@ class ThreadRunner(Runner):
             logger.exception("cannot report the end of job %s", call.assignment.job_id)
         with self._changed:
             self._calls.pop(call.assignment.key, None)
-            self._changed.notify_all()
+            if self._leaving:
+                self._changed.notify_all()
 
     def _time_out(self, call: _Call) -> None:
         with self._changed:

@@ -40,7 +40,7 @@ def perform(
         value = _find(target)(*args, **kwargs)
         if inspect.iscoroutine(value):
             value = asyncio.run(_cancellable(value, job))
-        return Done(json.loads(json.dumps(value)))
+        return Done(None if value is None else json.loads(json.dumps(value)))
     except HandBack as error:
         return Done(error=str(error) or "handed back", handed_back=True)
     except (Cancelled, asyncio.CancelledError):

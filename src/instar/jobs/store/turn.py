@@ -186,7 +186,7 @@ class Turn:
     def _note_values(self, note: Note) -> dict[str, object]:
         return {
             **self._ours(note.claim),
-            "state": note.state,
+            "state": note.state and note.state.value,
             "external_id": note.external_id,
             "data": to_json(note.data),
             "started_at": note.started_at,
@@ -221,8 +221,8 @@ class Turn:
     def _end_values(self, claim: Claim, outcome: Outcome, verdict: Verdict) -> dict[str, object]:
         return {
             **self._ours(claim),
-            "state": verdict.state,
-            "ending": outcome.ending,
+            "state": verdict.state.value,
+            "ending": outcome.ending.value,
             "exit_code": outcome.exit_code,
             "signal": outcome.signal,
             "error": outcome.error,
