@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import blocked, handover, memory, restart, throughput
+from bench import blocked, dance, handover, memory, restart, throughput
 from bench.common import machine
 from bench.common.paths import ROOT
 from bench.common.report import Options, Report, measure, parser, print_json, say
@@ -26,6 +26,7 @@ from bench.jobs import program as jobs
 PROGRAMS = {
     "restart": restart.run,
     "handover": handover.run,
+    "dance": dance.run,
     "throughput": throughput.run,
     "blocked": blocked.run,
     "memory": memory.run,

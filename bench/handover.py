@@ -13,14 +13,13 @@ import contextlib
 import dataclasses
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from bench.common import beats, machine, servers
-from bench.common.paths import APPS, BENCH_VENV, INSTAR_VENV, ROOT
-from bench.common.process import Server, ServerError, free_port
+from bench.common import beats, machine, recipe, servers
+from bench.common.paths import APPS, INSTAR_VENV
+from bench.common.process import Server, ServerError
+from bench.common.recipe import NAMES, Site
 from bench.common.report import Options, Report, Table, main, say
 from bench.common.stats import percentile
 from instar.control.client import Client
@@ -51,7 +50,6 @@ backoff_limit = 0.001
 """
 WARM = 'target = "handover_app:handler"'
 COLD = f'script = "{APPS / "handover_app.py"}"'
-NAMES = ("main.job-handlers.1", "main.job-handlers.2")
 
 
 @dataclasses.dataclass
@@ -65,30 +63,6 @@ class Result:
     load: str = ""
     busy: float = 0.0
     problem: str = ""
-
-
-class Site:
-    """A running server whose holders leave their beats in a folder."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.beats = server.directory / "beats"
-        self.beats.mkdir()
-
-    def environment(self, boot: float, grow: int) -> dict[str, str]:
-        return {
-            "BENCH_BEATS": str(self.beats), "BENCH_BOOT": str(boot), "BENCH_GROW": str(grow),
-            **servers.instar_env(self.server.directory),
-        }  # fmt: skip
-
-    def boots(self) -> int:
-        return len((self.beats / "boots").read_text().splitlines())
-
-    def count(self, name: str) -> int:
-        return len(beats.holders(self.beats, name))
-
-    def wait(self, name: str, count: int) -> beats.Holder:
-        return beats.wait_for_holder(self.beats, name, count)
 
 
 # --- instar -------------------------------------------------------------------------------------------------
@@ -161,62 +135,16 @@ def restart_all(site: Site, result: Result, count: int) -> None:
 # --- uWSGI --------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def uwsgi(boot: float) -> Iterator[Site]:
-    """Emperor, pool and the first zergling with two mules. Raises ServerError."""
-    program = servers.peer("uwsgi")
-    server = Server("uWSGI")
-    site = Site(server)
-    try:
-        vassals = server.directory / "vassals"
-        vassals.mkdir()
-        _write_recipe(server, vassals)
-        argv = [program, "--emperor", str(vassals), "--emperor-wrapper", program]
-        server.start(argv, site.environment(boot, 0))
-        for name in NAMES:
-            site.wait(name, 1)
-        yield site
-    finally:
-        server.stop()
-
-
-def _write_recipe(server: Server, vassals: Path) -> None:
-    values = {
-        "DIR": str(server.directory), "APPS": str(APPS), "VENV": str(BENCH_VENV), "PORT": str(server.port),
-        "BACKEND": str(free_port()),
-    }  # fmt: skip
-    for path in (ROOT / "bench" / "recipe").glob("*.yml"):
-        text = path.read_text()
-        for key, value in values.items():
-            text = text.replace(f"@{key}@", value)
-        folder = vassals if path.stem.startswith("zerg") else server.directory
-        (folder / path.name).write_text(text)
-
-
 def double_dance(site: Site, result: Result, count: int) -> None:
     """B without mules ends A, the Emperor starts A again, which ends B."""
-    server = site.server
     for _ in range(count):
         # The Emperor punishes a zergling that has never answered a request with a pause before it starts it again.
-        server.answers(20)
+        site.server.answers(20)
         time.sleep(1.5)  # the running zergling has to have opened its next FIFO
-        before, begun = site.boots(), time.monotonic()
-        have = {name: site.count(name) for name in NAMES}
-        argv = [servers.peer("uwsgi"), "--yaml", str(server.directory / "restarter.yml")]
-        env = {**os.environ, **site.environment(_BOOT, 0), "BENCH_SERVER": server.tree.token}
-        env.pop("PYTHONPATH", None)
-        with open(server.directory / "restarter.out", "wb") as output:
-            second = subprocess.Popen(argv, env=env, cwd=APPS, stdout=output, stderr=output, start_new_session=True)
-        for name in NAMES:
-            site.wait(name, have[name] + 1)
-        try:
-            second.wait(30)
-        except subprocess.TimeoutExpired:
-            raise ServerError("uWSGI: the second zergling was not ended") from None
-        result.totals.append(time.monotonic() - begun)
+        before = site.boots()
+        result.totals.append(recipe.double_dance("uwsgi", site, _BOOT))
         result.boots.append(site.boots() - before)
-    for name in NAMES:
-        result.gaps += beats.gaps(beats.holders(site.beats, name))
+    result.gaps += site.gaps()
 
 
 # --- all ----------------------------------------------------------------------------------------------------
@@ -258,7 +186,7 @@ def _whole(result: Result, count: int) -> None:
 
 
 def _dance(result: Result, count: int) -> None:
-    with uwsgi(_BOOT) as site:
+    with recipe.emperor("uwsgi", _BOOT) as site:
         double_dance(site, result, count)
 
 
