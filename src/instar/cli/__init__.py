@@ -6,6 +6,7 @@ import importlib
 import inspect
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, NoReturn
@@ -74,6 +75,8 @@ def guarded(run: Callable[[], int]) -> NoReturn:
     except BrokenPipeError:  # `instar logs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.UNEXPECTED)
+    except KeyboardInterrupt:  # while it is being imported, too: no traceback for a Ctrl-C
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         text = f"cannot go on: unexpected {type(error).__name__}: {error}; set INSTAR_DEBUG=1 to see where"
         _fail(error, text, ExitCode.UNEXPECTED)

@@ -25,6 +25,7 @@ _STYLES = {
     "built-in": "green",
     "ignored": "dim",
     "overridden": "dim",
+    "skipped": "dim",
     "language": "dim",
     "unsupported": "yellow",
     "unknown": "yellow",

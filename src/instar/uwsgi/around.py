@@ -20,6 +20,7 @@ from instar.uwsgi.fifo import MasterFifo
 from instar.uwsgi.hooks import HookWorld
 from instar.uwsgi.letters import Order
 from instar.uwsgi.model import Instance, Phase
+from instar.uwsgi.unchanged import left_as_they_were, sentence
 from instar.uwsgi.vassal import EmperorLink
 
 #: Phases before anything is started, in uWSGI's order.
@@ -34,7 +35,7 @@ class Around:
         can't run."""
         hooks.check(instance.hooks)
         self.name = name
-        self.instance = instance
+        self.instance = self._began = instance
         self.link = link
         self.system = System()
         self.herald = Herald.from_environment()
@@ -57,7 +58,22 @@ class Around:
         instance = self._reread()
         hooks.check(instance.hooks)
         self.instance = instance
+        if note := self.note():
+            self.log(note)
         return instance
+
+    def note(self) -> str:
+        """What the files say by now that only the next start takes up; empty if nothing."""
+        names = left_as_they_were(self._began, self.instance)
+        return sentence(names) if names else ""
+
+    def needs_start(self) -> bool:
+        """Whether the files, as they are now, say what only a start takes up."""
+        try:
+            return bool(left_as_they_were(self._began, self._reread()))
+        except InstarError:
+            # A start would not work, either.
+            return False
 
     async def begin(self) -> None:
         """Run the hooks of the phases before everything, in the folder of the start. Raises HookError."""

@@ -59,6 +59,11 @@ class Zergling:
         return tuple(item for link in self._links for item in link.sockets)
 
     @property
+    def pools(self) -> tuple[Path, ...]:
+        """All of them."""
+        return tuple(link.path for link in self._links)
+
+    @property
     def own_pools(self) -> tuple[Path, ...]:
         """The pools that are instar's."""
         return tuple(link.path for link in self._links if link.connected)
@@ -177,14 +182,14 @@ class _Link:
                 self._compare(await self._greet([item.socket for item in self.sockets]))
 
     def _compare(self, announced: Sequence[tuple[socket.socket, Protocol]]) -> None:
-        """Sockets that a restarted pool has and we don't are served after the next restart of this instance."""
+        """Sockets that a restarted pool has and we don't are served after the next start of this instance."""
         held = {identity(item.socket) for item in self.sockets}
         for sock, protocol in announced:
             with sock:
                 if identity(sock) not in held:
                     self._log(
                         f"the zerg pool {self.path} has a new socket, {sock.getsockname()} ({protocol}): "
-                        "restart this instance to serve it"
+                        "stop this instance and start it again to serve it"
                     )
 
 

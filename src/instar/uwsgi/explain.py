@@ -20,7 +20,7 @@ from instar.uwsgi.translate import Translation
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """One line. `effect` is that of the table, or `overridden` by a later line of the same option."""
+    """One line. `effect` is that of the table, or `overridden` by a later line of the same option, or `skipped`."""
 
     place: Place
     key: str
@@ -45,7 +45,12 @@ class Explanation:
 
 def explain(translation: Translation) -> list[Explanation]:
     """Every line in order. Raises ConfigError for a line that can't be understood."""
-    return [_line(translation, index, option) for index, option in enumerate(translation.config.options)]
+    lines = [_line(translation, index, option) for index, option in enumerate(translation.config.options)]
+    for item in reversed(translation.config.skipped):
+        loop = item.block.startswith("for")
+        why = f"{item.block} has no turns" if loop else f"not now: {item.block} does not hold"
+        lines.insert(item.index, _of(item.option, "skipped", f"{why}; decided anew at each start and restart"))
+    return lines
 
 
 def by_table(translation: Translation) -> list[Explanation]:

@@ -184,7 +184,10 @@ class ApplicationInstance:
             self._zergling.say("leaving")
 
     def _come_back(self) -> bool:
-        return bool(self._around.link.connected and self._comeback and self._comeback.begin())
+        if not (self._around.link.connected and self._comeback):
+            return False
+        # The Emperor's start takes up what a generation can't.
+        return not self._around.needs_start() and self._comeback.begin()
 
     async def _become_loyal(self, supervisor: Supervisor) -> None:
         while not (supervisor.registry.live and supervisor.registry.live.sum(Column.REQUESTS)):
@@ -194,6 +197,9 @@ class ApplicationInstance:
     # --- moments of a handover ----------------------------------------------------------------------
 
     async def _booting(self, config: Config, generation: int) -> None:
+        handover = self._supervisor.operations.handover if self._supervisor else None
+        if handover and (note := self._around.note()):
+            handover.report.skip("start", note)
         await self._around.run("pre-app")
 
     async def _accepting(self, config: Config, generation: int) -> None:
@@ -234,9 +240,9 @@ class ApplicationInstance:
             supervisor.tasks.spawn(retire_all(orphans, self._around.instance.mercy), "retire orphans")
 
     def _notes(self) -> list[str]:
-        notes = []
+        notes = [note] if (note := self._around.note()) else []
         if self._zergling:
-            notes += [f"sockets of the zerg pool {path}" for path in self._around.instance.zerg]
+            notes += [f"sockets of the zerg pool {path}" for path in self._zergling.pools]
         fifo = self._controls and self._controls.fifo
         if fifo and fifo.stolen:
             notes.append(f"another process has taken the master FIFO {fifo.path}")

@@ -110,7 +110,7 @@ def _stranded_jobs(translation: Translation) -> Iterator[Trap]:
     if handlers is not None and any(item.get("id") == "" for item in handlers.iter("handler")):
         yield Trap(
             "stranded-jobs",
-            f'{path} has a handler with the id "": jobs that are submitted while this instance serves belong to it, '
+            'a handler has the id "": jobs that are submitted while this instance serves belong to it, '
             "and no handler ever takes them; `instar restart` moves the handlers without such an instance",
             solved=False,
             place=Place(str(path)),

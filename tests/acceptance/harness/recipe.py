@@ -166,7 +166,7 @@ class Member:
     def handover(self, suffix: str = "") -> Handover:
         return Handover(Control(self.state(suffix)))
 
-    def ended(self, limit: float = 30.0) -> int:
+    def ended(self, limit: float = 90.0) -> int:
         """Wait for its end; the exit code."""
         wait_for(f"{self.name} (pid {self.pid}) ends", lambda: not self.alive, limit)
         return int(self.process.returncode)
@@ -251,7 +251,7 @@ class Recipe:
         self.members.append(member)
         return member
 
-    def up(self, file: Path, limit: float = 40.0) -> Member:
+    def up(self, file: Path, limit: float = 90.0) -> Member:
         """Start, and wait until it serves."""
         member = self.start(file)
         wait_for(f"{member.name} serves", member.serving, limit)
@@ -261,13 +261,13 @@ class Recipe:
         """The command line of the recipe, with instar in uWSGI's place."""
         emperor = Emperor(self)
         self.members.append(emperor)
-        wait_for("the vassals serve", emperor.serving, 40)
+        wait_for("the vassals serve", emperor.serving, 90)
         return emperor
 
     def up_beside(self, file: Path, ordinal: int = 2) -> tuple[Member, str]:
         """Start one of a name that runs already; it has a state directory beside the other's."""
         member, suffix = self.start(file), f".{ordinal}"
-        wait_for(f"{member.name}{suffix} serves", lambda: member.serving(suffix), 40)
+        wait_for(f"{member.name}{suffix} serves", lambda: member.serving(suffix), 90)
         return member, suffix
 
     def clean_up(self) -> None:

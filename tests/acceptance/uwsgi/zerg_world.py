@@ -98,7 +98,7 @@ class Started:
         os.write(fd, letter.encode())
         os.close(fd)
 
-    def ends(self, limit: float = 30.0) -> int:
+    def ends(self, limit: float = 90.0) -> int:
         try:
             return self.process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -158,14 +158,14 @@ class ZergWorld:
         self._pools += 1
         pool = self.start("pool", argv, env, fds, state=self.folder / f"state-{self._pools}")
         if ready:
-            wait_for("the pool serves", pool.serves, 30)
+            wait_for("the pool serves", pool.serves, 90)
         return pool
 
     def real_pool(self) -> Started:
         uwsgi = real_uwsgi()
         assert uwsgi
         pool = self.start("real-pool", [uwsgi, *self.pool_arguments])
-        wait_for("the real pool listens", lambda: "zergpool" in pool.text() and self.pool_path.exists(), 20)
+        wait_for("the real pool listens", lambda: "zergpool" in pool.text() and self.pool_path.exists(), 60)
         return pool
 
     def zergling(self, kind: str, word: str, *more: str, ready: bool = True) -> Started:
@@ -191,7 +191,7 @@ class ZergWorld:
         started = self.start(word, argv, {"TEST_GATES": str(self.gates)}, fifo=fifo, state=state)
         if ready:
             serves = started.serves if kind == "ours" else lambda: "spawned uWSGI worker 2" in started.text()
-            wait_for(f"{word} serves", serves, 40)
+            wait_for(f"{word} serves", serves, 90)
         return started
 
     def start(
@@ -308,7 +308,7 @@ class Hammer:
     def answered(self, word: str) -> None:
         """Wait for an answer of this zergling that is newer than now."""
         before = self.words.get(word, 0)
-        wait_for(f"an answer of {word}", lambda: self.words.get(word, 0) > before, 30)
+        wait_for(f"an answer of {word}", lambda: self.words.get(word, 0) > before, 60)
 
     def stop(self) -> int:
         """No request may have failed; how many there were."""

@@ -42,10 +42,22 @@ class TestLines:
         found = {(line.key, line.effect, line.text) for line in lines}
         assert ("mule", "kept", f"handler main.job-handlers.1: runs {site}/server/lib/galaxy/main.py") in found
         assert ("farm", "kept", "the pool job-handlers: main.job-handlers.1, main.job-handlers.2") in found
-        assert {line.effect for line in lines} == {"kept", "built-in", "ignored", "language"}
+        assert {line.effect for line in lines} == {"kept", "built-in", "ignored", "language", "skipped"}
         dummy = next(line for line in lines if line.key == "socket")
         assert (dummy.effect, dummy.place.line, dummy.setting) == ("ignored", 2, "")
         assert next(line for line in lines if line.key == "threads").setting == "web.threads"
+
+    def test_a_line_whose_condition_does_not_hold(self, tmp_path: Path) -> None:
+        """The recipe's most important line is such a one as long as nothing runs."""
+        text = (
+            APP
+            + "if-exists = there\nhook-accepting1-once = writefifo:there 2q\nendif =\nfor =\nenv = A=%(_)\nendfor =\n"
+        )
+        skipped = [(line.place.line, line.key) for line in lines_of(tmp_path, text) if line.effect == "skipped"]
+        assert skipped == [(5, "hook-accepting1-once"), (8, "env")]
+        assert [line.place.line for line in lines_of(tmp_path, text)] == [2, 3, 4, 5, 6, 7, 8, 9]
+        (tmp_path / "there").touch()
+        assert {line.key: line.effect for line in lines_of(tmp_path, text)}["hook-accepting1-once"] == "kept"
 
     def test_overridden(self, tmp_path: Path) -> None:
         lines = lines_of(tmp_path, APP + "processes = 2\nworkers = 3\nenv = A=1\nenv = B=2\n")
@@ -94,9 +106,9 @@ class TestTraps:
         assert [(trap.name, trap.solved) for trap in pool] == [("pool-reload", True)]
 
     def test_the_restarter_strands_jobs(self, site: Path) -> None:
-        ((name, text),) = open_ones(traps(translation(site, "config/galaxy-restarter.yml")))
-        assert name == "stranded-jobs"
-        assert f"{site}/config/job_conf-restarter.xml" in text
+        (trap,) = [trap for trap in traps(translation(site, "config/galaxy-restarter.yml")) if not trap.solved]
+        assert trap.name == "stranded-jobs"
+        assert str(trap.place) == f"{site}/config/job_conf-restarter.xml"
 
     def test_the_restarter_has_drifted(self, site: Path) -> None:
         main = site / "config/galaxy.yml"
@@ -147,7 +159,7 @@ class TestVerb:
         plan = {item["what"]: item["text"] for item in answer.json["plan"]}
         assert plan["addresses"] == f"those of the pool {site}/var/zerg/pool.sock"
         assert plan["handlers job-handlers"].startswith("main.job-handlers.1 runs ")
-        assert len(answer.json["lines"]) == 28
+        assert len(answer.json["lines"]) == 29
         assert {trap["name"] for trap in answer.json["traps"]} == {"no-gate", "zergling-reload", "two-at-once"}
         errors = [item["subject"] for item in answer.json["findings"] if item["level"] == "error"]
         # Not even the server is missing, which the site never installed: instar lends its own.

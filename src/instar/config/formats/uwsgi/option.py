@@ -52,6 +52,17 @@ class Note:
 
 
 @dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A line whose condition does not hold now, or whose loop has no turns."""
+
+    option: Option
+    #: The `if-…` or `for…`.
+    block: str
+    #: How many options came before it.
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
 class UwsgiConfig:
     """The list, as uWSGI would apply it: from first to last, a later scalar replaces an earlier one."""
 
@@ -59,6 +70,8 @@ class UwsgiConfig:
     notes: tuple[Note, ...] = ()
     #: The file that was asked for, if there was one.
     source: Path | None = None
+    #: Lines that are no options now, in order.
+    skipped: tuple[Skipped, ...] = ()
 
     def __iter__(self) -> Iterator[Option]:
         return iter(self.options)

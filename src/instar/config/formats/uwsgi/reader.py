@@ -10,7 +10,7 @@ from pathlib import Path
 from instar.config.formats.uwsgi import ini, json, logic, passes, xml, yaml
 from instar.config.formats.uwsgi.known import is_immediate, is_known, nearest_name
 from instar.config.formats.uwsgi.magic import Magic
-from instar.config.formats.uwsgi.option import Note, Option, Place, UwsgiConfig
+from instar.config.formats.uwsgi.option import Note, Option, Place, Skipped, UwsgiConfig
 from instar.config.formats.uwsgi.parsed import Pair, Source
 from instar.config.formats.uwsgi.surroundings import Surroundings
 from instar.config.formats.uwsgi.values import is_true
@@ -72,6 +72,7 @@ class Reader:
         self._magic = Magic(self._surroundings)
         self._options: list[Option] = []
         self._notes: list[Note] = []
+        self._skipped: list[Skipped] = []
         self._active: list[tuple[str, str]] = []
         self._last_ini = ""
         self._source: Path | None = None
@@ -127,7 +128,8 @@ class Reader:
             if option.key == "inherit":
                 self._settle_inherit(option)
         self._check_strict()
-        return UwsgiConfig(tuple(self._options), tuple(dict.fromkeys(self._notes)), self._source)
+        notes = tuple(dict.fromkeys(self._notes))
+        return UwsgiConfig(tuple(self._options), notes, self._source, tuple(self._skipped))
 
     def note(self, file: str, line: int, text: str) -> None:
         """Remember something about a line."""
@@ -183,6 +185,8 @@ class Reader:
             values = logic.turns(self._world, opener, argument, value)
         except ConfigError as error:
             raise _error(place, str(error)) from None
+        if not values:
+            self._skipped.append(Skipped(Option(key, value, place, value), opener, len(self._options)))
         self._in_block = True
         for item in values:
             self._append(key, item, place)
