@@ -87,7 +87,8 @@ class Instance:
         if (code := self._process.poll()) is not None:
             raise AssertionError(f"instar run ended with {code}:\n{self._output.read_text()[-6000:]}")
         with contextlib.suppress(OSError, AssertionError):
-            return bool(self.status()["state"] == "serving")
+            # It may go on with a restart in which another supervisor was killed.
+            return bool(self.status()["state"] in ("serving", "handover"))
         return False
 
     def clean_up(self) -> list[Process]:
