@@ -32,6 +32,8 @@ VERBS = (
     "history",
     "logs",
     "stop",
+    "cleanup",
+    "systemd-unit",
     "version",
 )
 
