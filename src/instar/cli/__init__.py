@@ -16,7 +16,8 @@ import typer
 from instar import __version__
 from instar.errors import ExitCode, InstarError
 
-#: In the order of the help text. `instar.cli.VERB` holds `VERB`: a function, or a typer application of sub-commands.
+#: In the order of the help text. `instar.cli.VERB` holds `VERB`, with _ for -: a function, or a typer
+#: application of sub-commands.
 VERBS = (
     "init",
     "check",
@@ -97,8 +98,8 @@ def build(verb: str | None = None) -> typer.Typer:
     )
     app.callback()(_global_options)
     for name in VERBS if verb is None else (verb,):
-        module = importlib.import_module(f"instar.cli.{name}")
-        command = getattr(module, name)
+        identifier = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"instar.cli.{identifier}"), identifier)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:

@@ -16,7 +16,9 @@ from instar.errors import ConfigError
 def systemd_unit(
     user: Annotated[
         str | None,
-        typer.Option(metavar="USER", help="Run the supervisor as this user too.", show_default="root, if [app] user is set"),
+        typer.Option(
+            metavar="USER", help="Run the supervisor as this user too.", show_default="root, if [app] user is set"
+        ),
     ] = None,
     config: ConfigFile = None,
     name: Name = None,

@@ -112,6 +112,25 @@ class Supervisor:
             await self._end()
         return ExitCode.DONE
 
+    async def wind_up(self, now: bool) -> int | None:
+        """Adopt what a supervisor that died here has left, and stop it; the generation that served, if one did.
+
+        `now`: without waiting for its clients. Raises InstarError when it can't be adopted; then it serves on.
+        """
+        if self.remains is None:
+            return None
+        self._handle_signals()
+        served = self.remains.decision.live
+        if await self._adopt(self.remains):
+            try:
+                self.stop(now)
+                await self._shut_down(await self._stop_asked)
+            finally:
+                await self._end()
+            return served
+        await self._end()
+        return None
+
     async def _adopt(self, remains: Remains) -> bool:
         adoption = Adoption(remains, self.registry, self.operations, self.services, self.log, self.tasks)
         self.adopted = await adoption.run(self.pid)
@@ -159,6 +178,8 @@ class Supervisor:
             for generation in self.registry.generations.values():
                 generation.kill()
         if not self.stopping:
+            # For `instar cleanup`: nobody is going to adopt what a supervisor leaves that was told to stop.
+            self.journal.record("stopping", now=now)
             self.on_stop()
         self.operations.close("the supervisor is stopping")
         if self.registry.draining:
