@@ -48,9 +48,11 @@ class Zergling:
         log: Callable[[str], object],
         protocol: Protocol = "uwsgi",
         wait: float = 3.0,
+        http: bool = True,
     ) -> None:
-        """`protocol` is spoken on zerg sockets. `wait`: seconds for a pool that has not started yet."""
-        self._links = [_Link(path, name, protocol, log) for path in pools]
+        """`protocol` is spoken on zerg sockets. `wait`: seconds for a pool that has not started yet. `http`: whether
+        we can serve the HTTP sockets of pools of ours; else their routers do it, as for any other zergling."""
+        self._links = [_Link(path, name, protocol, log, side=http) for path in pools]
         self._wait = wait
 
     @property
@@ -92,8 +94,9 @@ class Zergling:
 class _Link:
     """One pool. Owns its sockets, the connection to its side socket, and the task that keeps that up."""
 
-    def __init__(self, path: Path, name: str, protocol: Protocol, log: Callable[[str], object]) -> None:
+    def __init__(self, path: Path, name: str, protocol: Protocol, log: Callable[[str], object], *, side: bool) -> None:
         self.path = path
+        self._side_wanted = side
         self.sockets: list[Attached] = []
         self._name = name
         self._protocol: Protocol = protocol
@@ -111,6 +114,8 @@ class _Link:
         """Get the sockets: from a pool of ours, those that speak HTTP too. Raises ZergError."""
         found = await asyncio.to_thread(zerg.attach, self.path, wait=wait)
         self.sockets = [Attached(sock, self._protocol, self.path) for sock in found]
+        if not self._side_wanted:
+            return
         try:
             sockets = await self._greet([])
         except OSError as error:

@@ -19,7 +19,7 @@ from instar.supervisor.leftovers import retire_all
 from instar.supervisor.seams import Seams
 from instar.supervisor.supervisor import Supervisor
 from instar.supervisor.tasks import Tasks
-from instar.uwsgi import dance
+from instar.uwsgi import dance, interpreter
 from instar.uwsgi.around import Around
 from instar.uwsgi.attach import Attached, Zergling
 from instar.uwsgi.comeback import Comeback
@@ -100,7 +100,11 @@ class ApplicationInstance:
             self._attached = self._pool.sockets
         if instance.zerg:
             self._zergling = Zergling(
-                instance.zerg, name=self._config.app.name, log=lambda text: around.log(text), protocol=instance.protocol
+                instance.zerg,
+                name=self._config.app.name,
+                log=lambda text: around.log(text),
+                protocol=instance.protocol,
+                http=await self._serves_http(),
             )
             try:
                 self._attached += await self._zergling.attach()
@@ -108,6 +112,17 @@ class ApplicationInstance:
                 if not (instance.zerg_fallback and self._config.web.bind):
                     raise
                 around.log(f"{error}; it serves its own sockets instead")
+
+    async def _serves_http(self) -> bool:
+        """Whether the application's environment has, or can borrow, the server. Raises ConfigError."""
+        found = await asyncio.to_thread(interpreter.look_at, self._config)
+        if not found.has_engine:
+            engine = self._config.web.engine
+            self._around.log(
+                f"the application's environment has no {engine}, so it gets HTTP through the pool's router; "
+                f"`pip install {engine}` there lets it answer without that"
+            )
+        return found.has_engine
 
     def _sockets(self) -> list[socket.socket]:
         own = [
