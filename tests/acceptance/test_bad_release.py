@@ -148,3 +148,17 @@ def test_good_canary_gets_its_share_then_everything(project: Project, instance: 
     assert len(during) > 100
     assert 0.08 < share < 0.45, (share, len(during))
     assert {record.generation for record in report.records if record.connect_started > switched} == {2}
+
+
+def test_an_interpreter_that_is_too_old_is_named(project: Project, instance: Instance) -> None:
+    """It stops at the first option that it doesn't know, as Pythons before 3.11 do."""
+    instance.start()
+    old = project.root / "python"
+    old.write_text("#!/bin/sh\necho 'Unknown option: -P' >&2\nexit 2\n")
+    old.chmod(0o755)
+    project.config["app"]["python"] = str(old)
+    project.write()
+    said = instance.command("restart", "--json")
+    assert said.code == 3, said
+    assert f"cannot run the application under {old}" in said.json["error"]
+    assert "Python 3.11 or newer is needed" in said.json["error"]

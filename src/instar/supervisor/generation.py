@@ -26,6 +26,8 @@ from instar.system import System
 #: After its own stop timeout a zygote gets so many seconds more before it is killed.
 ZYGOTE_MARGIN = 3.0
 _MOST_CRASHES = 20
+#: How Python ends that doesn't understand its command line.
+_USAGE = 2
 #: Processes of one handler at a time: the holder, who is leaving, his successor, with room for a busy machine.
 _MOST_OF_A_NAME = 6
 
@@ -84,6 +86,8 @@ class Generation:
         self._system = system
         self._note = note
         self._process: subprocess.Popen[bytes] | None = None
+        #: The zygote has said something.
+        self._greeted = False
         self._pidfd = -1
         self._channel: channel.Channel | None = None
         self._loop = asyncio.get_running_loop()
@@ -177,6 +181,7 @@ class Generation:
         """Take one message and its descriptors. Whoever says what can't be true is not listened to any more."""
         try:
             if message is not None:
+                self._greeted = True
                 self._handle(message, fds)
         except (ClaimError, IndexError) as error:
             self._note(self, "channel_broken", f"cannot believe the zygote of generation {self.number}: {error}")
@@ -291,13 +296,19 @@ class Generation:
         if self.alive and not self.failure and self.state is not GenerationState.BOOTING:
             self.crashes.append(f"the zygote of generation {self.number} ended with status {status}")
         if self.state is GenerationState.BOOTING and not self.failure:
-            self.failure = Failure("boot", f"the zygote ended with status {status} while booting")
+            self.failure = Failure("boot", self._why_not_booted(status))
         # Its workers are orphans now and so, as we are their subreaper, our children.
         for worker in self.workers.values():
             self._loop.add_reader(worker.pidfd, self._on_orphan_exit, worker)
         for handler in self.handlers.values():
             self._loop.add_reader(handler.pidfd, self._on_orphan_handler_exit, handler)
         self.changes.notify()
+
+    def _why_not_booted(self, status: int | str) -> str:
+        if status == _USAGE and not self._greeted:
+            python = self.plan.python
+            return f"cannot run the application under {python}: it has no option -P, and Python 3.11 or newer is needed"
+        return f"the zygote ended with status {status} while booting"
 
     def _on_orphan_handler_exit(self, view: HandlerView) -> None:
         self._loop.remove_reader(view.pidfd)

@@ -119,8 +119,8 @@ class ApplicationInstance:
         if not found.has_engine:
             engine = self._config.web.engine
             self._around.log(
-                f"the application's environment has no {engine}, so it gets HTTP through the pool's router; "
-                f"`pip install {engine}` there lets it answer without that"
+                f"the application's environment has no {engine}, so HTTP is left to the router of the pool; "
+                f"`pip install {engine}` there lets the workers answer it themselves"
             )
         return found.has_engine
 

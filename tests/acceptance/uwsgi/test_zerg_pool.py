@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,43 @@ def test_our_zergling_takes_http_itself_and_the_router_is_off(zerg: ZergWorld, f
     assert router(pool)["requests"] > before
     again.letter("q")
     again.ends()
+
+
+def test_our_zergling_without_a_server_leaves_http_to_the_router(zerg: ZergWorld, folder: Path) -> None:
+    """Its environment has none, and is of a Python that can't borrow ours."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
+    [site] = (folder / "venv/lib").glob("python*/site-packages")
+    (site / "sitecustomize.py").write_text(
+        "import importlib.machinery as m\nm.EXTENSION_SUFFIXES.insert(0, '.other')\n"
+    )
+    pool = zerg.our_pool()
+    bare = zerg.zergling("ours", "one", "--home", str(folder / "venv"))
+    assert "has no granian, so HTTP is left to the router of the pool" in bare.text()
+    assert [zerg.ask(where) for where in ("tcp", "unix", "http")] == ["one"] * 3
+    assert router(pool)["on"]
+    # One that has a server takes over, and gives HTTP back.
+    able = zerg.zergling("ours", "two")
+    wait_for("the router is off", lambda: not router(pool)["on"])
+    bare.letter("q")
+    bare.ends()
+    again = zerg.zergling("ours", "three", "--home", str(folder / "venv"))
+    able.letter("q")
+    able.ends()
+    assert [zerg.ask(where) for where in ("tcp", "unix", "http")] == ["three"] * 3
+    again.letter("q")
+    again.ends()
+
+
+def test_a_zergling_of_an_old_python_is_told_so(zerg: ZergWorld, folder: Path) -> None:
+    python = folder / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\necho instar 3 7\n")
+    python.chmod(0o755)
+    zerg.our_pool()
+    old = zerg.zergling("ours", "one", "--home", str(folder / "venv"), ready=False)
+    assert old.ends() == 2
+    assert f"cannot run the application under {python}: it is Python 3.7, and instar runs Python 3.11" in old.text()
+    assert "keep this application on the real uWSGI" in old.text()
 
 
 @pytest.mark.long
