@@ -9,6 +9,8 @@ __version__ = "0.1.0"
 #: Version of the messages between supervisor and zygote and of the saved state. A newer supervisor
 #: understands the previous release's (CONTRIBUTING.md, "Compatibility").
 PROTOCOL = 1
+#: The oldest version that is understood.
+OLDEST_PROTOCOL = 1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from instar.runtime.current import current_worker, post_fork
 
 __all__ = [
+    "OLDEST_PROTOCOL",
     "PROTOCOL",
     "Fenced",
     "Handler",

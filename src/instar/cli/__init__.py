@@ -26,6 +26,7 @@ VERBS = (
     "uwsgi",
     "restart",
     "rollback",
+    "upgrade",
     "handlers",
     "workers",
     "jobs",

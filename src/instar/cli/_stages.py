@@ -175,12 +175,15 @@ def _report(result: dict[str, Any], what: str) -> None:
     tail = result.get("log_tail") or []
     if tail:
         who = f"generation {generation}" if generation else printable(str(result.get("vassal", "it")))
+        who = "the self-test" if "to_version" in result else who
         print(f"last lines of {who}:", file=sys.stderr)
         for line in tail:
             print(f"  {printable(str(line))}", file=sys.stderr)
     serving = result.get("serving", result.get("from"))
     survivor = f"; generation {serving} serves on" if result.get("outcome") == "rolled-back" and serving else ""
     to = f" to generation {generation}" if "handler" not in result and generation else ""
+    if "to_version" in result:
+        to, survivor = " instar", f"; {printable(str(result.get('version')))} runs on"
     what, name = f"cannot {verb}{to}", result.get("handler", result.get("vassal"))
     # The supervisor's own sentence, if it says which handler or vassal it is about.
     whole = name is not None and str(name) in error and error.startswith("cannot ")
@@ -197,6 +200,8 @@ def _now(result: dict[str, Any]) -> str:
         epoch = f", epoch {result['epoch']}" if result.get("epoch") else ""
         where = f" in generation {generation}{epoch}" if generation else ""
         return f": {state}{where}" if state else ""
+    if result.get("to_version"):
+        return f": instar {printable(str(result['version']))} runs (before: {printable(str(result['from_version']))})"
     if result.get("parts") == ["handlers"]:
         return f": handlers run in generation {generation} (before: {before})"
     if not generation or generation == before:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from instar.errors import ConfigError
 if TYPE_CHECKING:
     from instar.config import Config
     from instar.supervisor.generation import Generation
+    from instar.supervisor.upgrade.inheritance import Inheritance
 
 #: Seconds between two looks at a directory of applications.
 _FREQ = 1.0
@@ -43,7 +46,8 @@ def run(
 ) -> None:
     """Serve an application in the foreground, until SIGTERM or Ctrl-C.
 
-    SIGHUP restarts it into the code that is on disk, like `instar restart`; a second SIGTERM or Ctrl-C stops at once.
+    SIGHUP restarts it into the code that is on disk, like `instar restart`; SIGUSR2 replaces instar itself, like
+    `instar upgrade`; a second SIGTERM or Ctrl-C stops at once.
 
     With a directory, every *.toml file in it is run as an application of its own, and so is every configuration file of
     uWSGI: a new file starts one, a touched file restarts it, a removed file stops it.
@@ -80,26 +84,40 @@ def _run_directory(directory: Path, given: list[str]) -> int:
 
 def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> int:
     from instar.config import load
+    from instar.supervisor.upgrade.inheritance import Inheritance
+    from instar.supervisor.upgrade.selftest import Order as SelfTest
+    from instar.supervisor.upgrade.selftest import run as run_selftest
 
     def reload() -> Config:
         return load(file, target=target, overrides=overrides)
 
+    # Before anything can fail: no child inherits them.
+    heir, order = Inheritance.take(), SelfTest.take()
     config = reload()
+    if order:
+        return run_selftest(order, config)
     for warning in config.warnings():
         print(f"instar: {warning}", file=sys.stderr)
-    return asyncio.run(_serve(config, reload))
+    return asyncio.run(_serve(config, reload, heir))
 
 
-async def _serve(config: Config, reload: Callable[[], Config]) -> int:
-    from instar.control.assembly import announce, assembled, inherited
+async def _serve(config: Config, reload: Callable[[], Config], heir: Inheritance | None) -> int:
+    from instar.control.assembly import Way, announce, assembled, inherited
     from instar.control.herald import Herald
+    from instar.supervisor.upgrade.selftest import invocation
 
     herald = Herald.from_environment()
-    async with assembled(config, reload, sockets=inherited(config)) as supervisor, herald.following(supervisor):
+    command = heir.command if heir else invocation()
+    way = Way(command, sys.argv[1:], lambda: {**os.environ, **herald.environment()})
+    async with (
+        assembled(config, reload, sockets=inherited(config), heir=heir, way=way) as supervisor,
+        herald.following(supervisor),
+    ):
 
         def serving(generation: Generation) -> None:
             announce(supervisor, generation)
             herald.serving(generation.number)
 
         supervisor.on_stop = herald.stopping
+        supervisor.signals[signal.SIGUSR2] = supervisor.upgrade_by_signal
         return await supervisor.serve(serving)

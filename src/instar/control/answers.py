@@ -31,12 +31,23 @@ async def errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
 @web.middleware
 async def peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """The socket's mode keeps others out; this does too, wherever the folder was moved."""
+    if not privileged(request):
+        text = f"cannot obey uid {uid_of(request)}: it is not the supervisor's user"
+        return web.json_response({"error": text}, status=403)
+    return await handler(request)
+
+
+def uid_of(request: web.Request) -> int:
+    """Of the process that connected (SO_PEERCRED, unix(7)); -1: unknown."""
     sock = request.transport.get_extra_info("socket") if request.transport else None
     raw = array.array("i")
     raw.frombytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12) if sock else b"\xff" * 12)
-    if raw[1] not in (0, os.geteuid()):
-        return web.json_response({"error": f"cannot obey uid {raw[1]}: it is not the supervisor's user"}, status=403)
-    return await handler(request)
+    return raw[1]
+
+
+def privileged(request: web.Request) -> bool:
+    """Whether the supervisor's user asks, or root."""
+    return uid_of(request) in (0, os.geteuid())
 
 
 async def stream(request: web.Request, items: AsyncIterator[dict[str, Any]]) -> web.StreamResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import socket
 import sys
@@ -26,6 +27,9 @@ from instar.supervisor.remains import Remains, find_remains
 from instar.supervisor.seams import Seams
 from instar.supervisor.statedir import OccupiedError, StateDir, lock_folder
 from instar.supervisor.supervisor import Supervisor
+from instar.supervisor.upgrade.inheritance import Inheritance
+from instar.supervisor.upgrade.release import Releases, import_from
+from instar.supervisor.upgrade.upgrade import Origin, Upgrade
 from instar.system import System
 
 #: State directories that are tried when supervisors of one name may run side by side.
@@ -42,15 +46,18 @@ async def assembled(
     side_by_side: bool = False,
     seams: Seams | None = None,
     system: System | None = None,
+    heir: Inheritance | None = None,
+    way: Way | None = None,
 ) -> AsyncIterator[Supervisor]:
     """A supervisor that is ready for `serve`, with its control socket open. Raises InstarError.
 
     `sockets`: listening sockets for the binds that name their addresses; `pooled`: other supervisors accept from
     them too, and nothing is adopted. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`,
     `NAME.3` …); also if a generation lives in it whose supervisor died, which is then one of `supervisor.orphans`.
+    `heir`: what the version that we were has left; `way`: how to become another.
     """
     system = system or System()
-    state, orphans, remains = occupy(config, system, side_by_side=side_by_side, adopt=not pooled)
+    state, orphans, remains = occupy(config, system, side_by_side=side_by_side, adopt=not pooled, heir=heir)
     log = open_log(config, state.log)
     follower = OutputFollower(state.output, log.append, state=state.control / "offsets.json")
     for number in follower.generations():
@@ -71,7 +78,10 @@ async def assembled(
         supervisor = Supervisor(config, reload, outside)
         supervisor.orphans, supervisor.remains = orphans, remains
         control = ControlServer(supervisor)
-        await control.start()
+        await control.start(heir.take_control() if heir else -1)
+        supervisor.heir = heir
+        if way:
+            prepare_upgrade(supervisor, control, way)
         try:
             yield supervisor
         finally:
@@ -83,16 +93,23 @@ async def assembled(
 
 
 def occupy(
-    config: Config, system: System, *, side_by_side: bool = False, adopt: bool = True
+    config: Config,
+    system: System,
+    *,
+    side_by_side: bool = False,
+    adopt: bool = True,
+    heir: Inheritance | None = None,
 ) -> tuple[StateDir, list[Orphan], Remains | None]:
     """The state directory, created and locked; orphans in those before it; what can be adopted. Raises InstarError."""
     root, who, orphans = config.state_dir(), Credentials.of(config), list[Orphan]()
+    if heir and heir.state.resolve() != root.resolve():
+        raise InstarError(f"cannot take over from the supervisor in {heir.state}: the configuration names {root} now")
     for number in itertools.count(1):
         state = StateDir(root if number == 1 else root.with_name(f"{root.name}.{number}"))
         state.create(who.uid, who.gid)
         more = side_by_side and number < _MOST_SIDE_BY_SIDE
         try:
-            state.lock()
+            state.lock(heir.take_lock() if heir else -1)
         except OccupiedError:
             if more:
                 continue
@@ -107,6 +124,30 @@ def occupy(
             raise InstarError(found[0].describe())
         orphans += found
     raise AssertionError("the loop ends by returning or raising")
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How a supervisor was started; for the version that it may become."""
+
+    #: The program and its arguments, as people start it.
+    command: Sequence[str]
+    arguments: Sequence[str]
+    environment: Callable[[], dict[str, str]]
+
+
+def prepare_upgrade(supervisor: Supervisor, control: ControlServer, way: Way) -> None:
+    """Keep a copy of this version, import from it from now on, and make the upgrade possible."""
+    releases = Releases(supervisor.state.releases)
+    try:
+        home = releases.keep()
+    except InstarError as error:
+        supervisor.log.write(f"{error}; until then `instar upgrade` is refused")
+        return
+    import_from(home)
+    releases.prune(home)
+    origin = Origin(way.command, home, way.arguments, way.environment, supervisor.state.lock_fd, lambda: control.fd)
+    supervisor.upgrade = Upgrade(origin, supervisor.registry, supervisor.operations, supervisor.tasks)
 
 
 def inherited(config: Config) -> list[socket.socket]:

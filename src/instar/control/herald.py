@@ -115,7 +115,7 @@ class Herald:
             async for event in report.watch():
                 if event["event"] == "result":
                     self._ended(report.kind, event)
-                else:
+                elif event["event"] == "stage":
                     self._stage(report, event)
         finally:
             self._under_way -= 1

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from instar.config.units import parse_duration
-from instar.control.answers import body_of, each, errors, number, peers, stream
+from instar.control.answers import body_of, each, errors, number, peers, privileged, stream
 from instar.control.status import handlers, status
 from instar.errors import ConfigError
 from instar.listeners.base import Canary
@@ -19,6 +19,7 @@ from instar.supervisor.plan import Parts
 from instar.supervisor.report import Report
 from instar.supervisor.statedir import listen_unix
 from instar.supervisor.supervisor import Supervisor
+from instar.supervisor.upgrade.upgrade import LIMIT
 
 _MOST_HISTORY = 1000
 
@@ -28,6 +29,8 @@ class ControlServer:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        #: Of the listening socket.
+        self.fd = -1
         app = web.Application(middlewares=[errors, peers])
         app.router.add_get("/v1/status", self._status)
         app.router.add_get("/v1/history", self._history)
@@ -35,15 +38,24 @@ class ControlServer:
         app.router.add_post("/v1/restart", self._restart)
         app.router.add_post("/v1/rollback", self._rollback)
         app.router.add_post("/v1/stop", self._stop)
+        app.router.add_post("/v1/upgrade", self._upgrade)
         app.router.add_post("/v1/workers/{action:recycle|pause|resume}", self._workers)
         app.router.add_post("/v1/logs/{action:reopen|rotate}", self._reopen)
         app.router.add_post("/v1/handlers/{name}/{action:restart|move|pause|resume}", self._handler)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
-    async def start(self) -> None:
-        """Listen. Raises OSError."""
+    async def start(self, inherited: int = -1) -> None:
+        """Listen. `inherited`: where the version that we were has listened. Raises OSError."""
         await self._runner.setup()
-        sock = listen_unix(self._supervisor.state.socket, socket.SOCK_STREAM, 64)
+        path, sock = self._supervisor.state.socket, None
+        if inherited >= 0:
+            sock = socket.socket(fileno=inherited)
+            # Whoever failed before us may have removed its name.
+            if not path.is_socket():
+                sock.close()
+                sock = None
+        sock = sock or listen_unix(path, socket.SOCK_STREAM, 64)
+        self.fd = sock.fileno()
         await web.SockSite(self._runner, sock).start()
 
     async def stop(self) -> None:
@@ -76,6 +88,23 @@ class ControlServer:
 
     async def _rollback(self, request: web.Request) -> web.StreamResponse:
         report = self._supervisor.operations.rollback()
+        return await stream(request, report.watch())
+
+    async def _upgrade(self, request: web.Request) -> web.StreamResponse:
+        supervisor, body = self._supervisor, await body_of(request)
+        if supervisor.upgrade is None:
+            raise ConfigError(
+                "cannot upgrade: only what `instar run` started can become another version; stop and start this one"
+            )
+        program, limit = body.get("program"), body.get("limit")
+        if program is not None and not privileged(request):
+            raise ConfigError("cannot upgrade to a program of your choice: only the supervisor's user and root may")
+        try:
+            report = supervisor.upgrade.begin(
+                None if program is None else str(program), LIMIT if limit is None else parse_duration(limit)
+            )
+        except ValueError as error:
+            raise ConfigError(f"cannot upgrade: {error}") from error
         return await stream(request, report.watch())
 
     async def _handler(self, request: web.Request) -> web.StreamResponse:

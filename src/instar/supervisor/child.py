@@ -25,6 +25,9 @@ class Child:
         self._process = process
         self._system = system
         self._pidfd = system.pidfd_open(process.pid) if process else pidfd
+        if not process:
+            # After an exec it is our child, and whoever reaps strays leaves it to us.
+            system.expect(pid)
         self._done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 

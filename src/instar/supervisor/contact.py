@@ -47,6 +47,8 @@ class Contact:
     link: channel.Channel
     pidfd: int
     board: int = -1
+    #: That it speaks.
+    protocol: int = PROTOCOL
     committed: bool = False
     quiet: bool = False
     messages: list[tuple[channel.Message, list[int]]] = dataclasses.field(default_factory=list)
@@ -165,7 +167,7 @@ def _take(contact: Contact, message: channel.Message, fds: list[int]) -> None:
                 raise ClaimError("its scoreboard is another one")
             if contact.board >= 0:
                 raise ClaimError("it introduces itself twice")
-            contact.board = fds.pop()
+            contact.board, contact.protocol = fds.pop(), protocol
         case channel.Sockets():
             known = {cookie for item in record.listeners for slot in item.cookies.values() for cookie in slot}
             while fds:

@@ -72,6 +72,8 @@ class Generation:
         self.failure: Failure | None = None
         #: Unexpected ends of processes since the commit, the last ones.
         self.crashes: deque[str] = deque(maxlen=_MOST_CRASHES)
+        #: The version of messages that its zygote speaks.
+        self.protocol = adopted.protocol if adopted else PROTOCOL
         self.committed = False
         #: Its workers were asked to leave new connections waiting.
         self.paused = False
@@ -135,6 +137,8 @@ class Generation:
         self.zygote_alive = True
         self.committed, self.paused = contact.committed, contact.quiet
         self._pidfd, contact.pidfd = contact.pidfd, -1
+        # After an exec it is our child, and whoever reaps strays leaves it to us.
+        self._system.expect(self.pid)
         self._channel, contact.board = contact.link, -1
         contact.link.sock.setblocking(False)
         messages, contact.messages = contact.messages, []

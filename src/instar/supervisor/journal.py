@@ -10,11 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from instar import __version__
+from instar.errors import InstarError
 from instar.system import System
 
+#: Of the state directory's documents. A version reads those of the releases before it, back to OLDEST_FORMAT.
+FORMAT = 1
+OLDEST_FORMAT = 1
 #: Larger journals are shortened when a supervisor starts.
 _COMPACT_ABOVE = 1 << 20
 _KEEP = 500
@@ -74,6 +80,10 @@ class Journal:
         self._system.append(self._fd, f"{begin}{json.dumps(entry)}\n".encode())
         self._torn = False
 
+    def write_format(self) -> None:
+        """Say who goes on from here: a version that knows less than this one must not."""
+        self.record("format", format=FORMAT, version=__version__)
+
     def entries(self) -> list[dict[str, Any]]:
         """All that are left, oldest first."""
         return [*read(self._path), *self._late]
@@ -110,11 +120,30 @@ def _worth_keeping(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for entry in entries:
         if entry["op"] in ("pause", "resume"):
             last["pause", entry.get("name")] = entry["seq"]
-        elif entry["op"] in ("lineage", "boot", "stop"):
+        elif entry["op"] in ("lineage", "boot", "stop", "format"):
             last[entry["op"],] = entry["seq"]
     needed = {*last.values(), *(entry["seq"] for entry in [e for e in entries if e["op"] == "result"][-_KEEP:])}
     needed.update(entry["seq"] for entry in entries[-_KEEP:])
     return [entry for entry in entries if entry["seq"] in needed]
+
+
+def check_format(entries: Iterable[Mapping[str, Any]]) -> None:
+    """Make sure that we understand what the last supervisor wrote. Raises InstarError."""
+    last: Mapping[str, Any] = {"format": FORMAT}
+    for entry in entries:
+        if entry["op"] == "format":
+            last = entry
+    number, version = last.get("format", FORMAT), last.get("version", "")
+    if number > FORMAT:
+        raise InstarError(
+            f"cannot use the state of instar {version}: its format is {number}, and instar {__version__} knows "
+            f"{OLDEST_FORMAT} to {FORMAT}; start that version"
+        )
+    if number < OLDEST_FORMAT:
+        raise InstarError(
+            f"cannot use the state of instar {version}: its format {number} is too old for instar {__version__}; "
+            "upgrade by way of a version between the two"
+        )
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from instar.config import Config
@@ -12,6 +12,7 @@ from instar.runtime import channel
 from instar.supervisor.draining import Draining
 from instar.supervisor.generation import Generation
 from instar.supervisor.handover import Handover, Options, switch_back
+from instar.supervisor.interrupted import read_story
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.plan import Plan
 from instar.supervisor.registry import Registry
@@ -19,6 +20,9 @@ from instar.supervisor.report import Report
 from instar.supervisor.services import Services
 from instar.supervisor.tasks import Tasks
 from instar.supervisor.transitions import GenerationState
+
+#: Seconds between two looks at whether all is quiet.
+_LOOK_EVERY = 0.05
 
 
 class Operations:
@@ -37,6 +41,8 @@ class Operations:
         self.config = config
         self.handover: Handover | None = None
         self.closed = False
+        #: The supervisor is becoming another version: nothing else may begin.
+        self.upgrading = False
         self._reload = reload
         self._registry = registry
         self._services = services
@@ -78,6 +84,8 @@ class Operations:
             return report
         if self.closed or self._registry.live is None:
             raise BusyError("cannot roll back: the supervisor is starting or stopping")
+        if self.upgrading:
+            raise BusyError("cannot roll back: an upgrade of instar is running; wait for it")
         if len(lineage) < 2:
             raise InstarError("cannot roll back: there was no generation before this one")
         target = lineage[-2]
@@ -138,16 +146,28 @@ class Operations:
         return self._registry.live
 
     def _refuse_if_busy(self, verb: str) -> None:
-        if self.closed:
-            raise BusyError(f"cannot {verb}: the supervisor is stopping")
-        if self._touched and verb == "restart":
-            raise BusyError(f"cannot restart: {', '.join(sorted(self._touched))} is being moved; try again")
+        self.refuse_if_stopping(verb)
+        if self.upgrading:
+            raise BusyError(f"cannot {verb}: an upgrade of instar is running; wait for it")
+        if self._touched and verb in ("restart", "upgrade"):
+            raise BusyError(f"cannot {verb}: {', '.join(sorted(self._touched))} is being moved; try again")
         if self.handover:
             number = self.handover.new.number if self.handover.new else self._registry.next_number
             raise BusyError(
                 f"cannot {verb}: the handover to generation {number} is still running; "
                 "wait for it, or give it up with `instar rollback`"
             )
+
+    def refuse_if_stopping(self, verb: str) -> None:
+        """Raises BusyError."""
+        if self.closed:
+            raise BusyError(f"cannot {verb}: the supervisor is stopping")
+
+    def refuse_if_not_quiet(self, verb: str) -> None:
+        """The same, and for a handover that nobody asked for. Raises BusyError."""
+        self.refuse_if_stopping(verb)
+        if self.handover or self._under_way():
+            raise BusyError(f"cannot {verb}: something else has begun meanwhile; try again")
 
     def _check_unchanged(self, config: Config) -> None:
         for key in ("name", "user", "group"):
@@ -286,6 +306,34 @@ class Operations:
         if not done:
             self._registry.frontend.dropped.clear()
         self._registry.frontend.close(dropped if done else added)
+
+    # --- upgrades -----------------------------------------------------------------------------------
+
+    def begin_upgrade(self, version: str, command: str) -> Report:
+        """Refuse all else from now on, for the way of the supervisor into another version. Raises BusyError."""
+        self._refuse_if_busy("upgrade")
+        if self._registry.live is None:
+            raise BusyError("cannot upgrade: nothing serves yet; try again")
+        report = Report("upgrade", self._log)
+        report.op = self._registry.journal.write("upgrade", version=version, command=command)
+        self.upgrading = True
+        self.on_begin(report)
+        return report
+
+    async def quiet(self) -> None:
+        """Wait until every operation has its result."""
+        while self._under_way():
+            await asyncio.sleep(_LOOK_EVERY)
+
+    def _under_way(self) -> bool:
+        return bool(self._registry.draining or read_story(self._registry.journal.entries()).operations)
+
+    def end_upgrade(self, report: Report, result: Mapping[str, Any], tail: Sequence[str]) -> None:
+        """It has changed nothing."""
+        self.upgrading = False
+        report.end(result, tail)
+        self._registry.journal.write("result", kind=report.kind, began=report.op, **result)
+        self._log.write(f"upgrade: {result['outcome']}: {result['error']}")
 
     # --- workers ------------------------------------------------------------------------------------
 

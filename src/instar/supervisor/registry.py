@@ -61,6 +61,9 @@ class Registry:
     def __init__(self, outside: Outside, journal: Journal, tasks: Tasks) -> None:
         self.frontend = outside.frontend
         self.system = outside.system
+        self.state = outside.state
+        #: Brings the output that processes have written so far into the log.
+        self.collect = outside.collect
         self.journal = journal
         self.names = Names(journal, outside.log.write, shared=outside.seams.handler_dir)
         self.queues = Queues()

@@ -14,7 +14,7 @@ from instar.errors import InstarError
 from instar.runtime import channel
 from instar.supervisor.contact import Contact, ContactError, living, meet
 from instar.supervisor.interrupted import Decision, Stage, Story, decide, read_story
-from instar.supervisor.journal import read
+from instar.supervisor.journal import check_format, read
 from instar.supervisor.launch import control_path
 from instar.supervisor.record import Record, Records
 from instar.supervisor.statedir import StateDir
@@ -61,7 +61,10 @@ class Remains:
 
 def find_remains(state: StateDir, system: System) -> Remains | None:
     """What is left, if the last supervisor did not end in order. The caller holds the lock. Raises InstarError."""
-    story, records = read_story(read(state.journal)), Records(state.control)
+    entries = read(state.journal)
+    story, records = read_story(entries), Records(state.control)
+    if not story.stopped:
+        check_format(entries)
     remains = Remains(story, Decision(None), {}, {}, [], [])
     try:
         for number in records.numbers():

@@ -93,6 +93,21 @@ class Report:
         self._emit(self.result)
         return self.result
 
+    def end(self, result: Mapping[str, Any], tail: Sequence[str]) -> None:
+        """The last event, made elsewhere."""
+        self.result = {"event": "result", **result, "log_tail": list(tail)}
+        self._emit(self.result)
+
+    def leave(self, **more: Any) -> None:
+        """The last event of this process: it becomes another version, which writes the result down."""
+        self._emit({"event": "exec", **more})
+
+    async def heard(self, limit: float) -> None:
+        """Wait until nobody watches any more, at most so many seconds."""
+        end = time.monotonic() + limit
+        while self._queues and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+
     async def watch(self) -> AsyncIterator[dict[str, Any]]:
         """All events, from the first to the result."""
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -103,7 +118,7 @@ class Report:
             while True:
                 event = await queue.get()
                 yield event
-                if event["event"] == "result":
+                if event["event"] in ("result", "exec"):
                     return
         finally:
             self._queues.discard(queue)

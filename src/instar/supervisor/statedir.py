@@ -13,6 +13,8 @@ from instar.errors import InstarError
 from instar.system import guarded, unix_address
 from instar.system.trust import check
 
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
 
 class OccupiedError(InstarError):
     """A supervisor already runs in this state directory."""
@@ -29,6 +31,8 @@ class StateDir:
         self.socket = self.control / "control.sock"
         self.log = self.control / "log"
         self.output = self.app / "output"
+        #: Private copies of the versions of instar that run here.
+        self.releases = root / "releases"
         self.launcher = self.app / "launcher.sock"
         self._lock = -1
 
@@ -47,9 +51,12 @@ class StateDir:
                 f"cannot create the state directory {self.root}: {error.strerror}; choose another with INSTAR_STATE_DIR"
             ) from error
 
-    def lock(self) -> None:
-        """Become the only supervisor here. Raises OccupiedError when there is one."""
-        fd = os.open(self.control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def lock(self, inherited: int = -1) -> None:
+        """Become the only supervisor here. Raises OccupiedError when there is one.
+
+        `inherited`: a descriptor with the lock, of the version that we were.
+        """
+        fd = inherited if inherited >= 0 else os.open(self.control / "lock", _LOCK_FLAGS, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,6 +69,11 @@ class StateDir:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock = fd
+
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor that holds the lock; ours."""
+        return self._lock
 
     def unlock(self) -> None:
         """Leave it to others."""

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from instar import __version__
 from instar.config import Config
 from instar.errors import ExitCode, InstarError
 from instar.runtime.scoreboard import Drain
@@ -30,6 +31,9 @@ from instar.supervisor.remains import Remains
 from instar.supervisor.services import Services
 from instar.supervisor.tasks import Tasks
 from instar.supervisor.transitions import Event
+from instar.supervisor.upgrade.inheritance import Inheritance, listen_to_signals
+from instar.supervisor.upgrade.outcome import inherited, write_lost
+from instar.supervisor.upgrade.upgrade import Upgrade
 from instar.supervisor.vigil import Vigil
 
 #: A stop waits so long for open requests before it ends the workers gracefully (seconds).
@@ -65,6 +69,10 @@ class Supervisor:
         self.remains: Remains | None = None
         #: It has been adopted: the generation that serves was somebody else's.
         self.adopted = False
+        #: What the version that we were has left to us, if this is an upgrade.
+        self.heir: Inheritance | None = None
+        #: The way into another version; None where there is none.
+        self.upgrade: Upgrade | None = None
         #: Generations of supervisors of this name that died; whoever made us decides when they end.
         self.orphans: list[Orphan] = []
         self.pid = os.getpid()
@@ -104,6 +112,7 @@ class Supervisor:
             return await self._serve_afresh(announce)
         try:
             assert registry.live is not None  # noqa: S101 - adopted
+            self._take_office(registry.live.number)
             self.tasks.spawn(self._vigil.balance(), "balance")
             announce(registry.live)
             self.serving.set()
@@ -136,9 +145,27 @@ class Supervisor:
         self.adopted = await adoption.run(self.pid)
         return self.adopted
 
+    def _take_office(self, live: int | None) -> None:
+        """From now on nobody goes back to the version before; its last upgrade has a result."""
+        heir, self.heir = self.heir, None
+        write_lost(self.journal, self.journal.entries(), besides=heir.op if heir else None)
+        if heir is None:
+            self.journal.write_format()
+            return
+        entry = inherited(heir, live, self._system.monotonic())
+        heir.confirm()
+        self.log.write(f"upgrade: {entry['outcome']}: " + (entry["error"] or f"instar {__version__} runs"))
+        try:
+            # Not earlier: the version before would not read a newer format.
+            self.journal.write_format()
+            self.journal.write("result", kind="upgrade", began=heir.op, **entry)
+        except OSError as error:
+            self.log.write(f"cannot write the result of the upgrade down: {error.strerror}")
+
     async def _serve_afresh(self, announce: Callable[[Generation], None]) -> int:
         plan, registry = Plan.of(self.config), self.registry
         self.journal.write("start", pid=self.pid)
+        self._take_office(None)
         try:
             registry.frontend.open(self.config)
             registry.queues.ensure(self.config.queue_names())
@@ -195,6 +222,8 @@ class Supervisor:
             loop.add_signal_handler(sig, action)
         self._system.become_subreaper()
         loop.add_signal_handler(signal.SIGCHLD, self._vigil.reap_strays)
+        # What came during an exec, and the guardian's end.
+        listen_to_signals()
 
     def stop_by_signal(self) -> None:
         """Stop; the second time at once."""
@@ -204,6 +233,15 @@ class Supervisor:
         """Begin a handover; a refusal goes to the log."""
         try:
             self.operations.restart(Options())
+        except InstarError as error:
+            self.log.write(str(error))
+
+    def upgrade_by_signal(self) -> None:
+        """Begin to become the version that is installed now; a refusal goes to the log."""
+        try:
+            if self.upgrade is None:
+                raise InstarError("cannot upgrade: this supervisor has no way back")
+            self.upgrade.begin()
         except InstarError as error:
             self.log.write(str(error))
 

@@ -135,6 +135,10 @@ class System:
         """Whether `finish` will be called for this child."""
         return pid in self._spawned
 
+    def expect(self, pid: int) -> None:
+        """`last_status` will be called for this process, which may be a child from before an exec."""
+        self._spawned.add(pid)
+
     def is_zombie(self, pid: int) -> bool:
         """Whether the process has ended and waits to be reaped (proc_pid_stat(5), field 3)."""
         try:
@@ -147,6 +151,7 @@ class System:
 
         A zombie tells it to its own user and to root (proc_pid_stat(5), field 52).
         """
+        self._spawned.discard(pid)
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:

@@ -1,0 +1,1 @@
+"""`instar upgrade`: the supervisor becomes another version of itself, in the same process."""
