@@ -52,5 +52,7 @@ def _show(entries: list[dict[str, Any]]) -> None:
 def _detail(entry: dict[str, Any]) -> str:
     if entry.get("error"):
         return escaped(entry["error"])
+    versions = f"instar {entry['from_version']} → {entry['version']}: " if entry.get("to_version") else ""
     stages = [stage for stage in entry.get("stages") or [] if stage.get("state") == "done"]
-    return ", ".join(f"{escaped(stage['stage'])} {seconds(stage.get('seconds'))}" for stage in stages)
+    listed = ", ".join(f"{escaped(stage['stage'])} {seconds(stage.get('seconds'))}" for stage in stages)
+    return escaped(versions) + listed

@@ -115,6 +115,8 @@ def _summary(answer: dict[str, Any]) -> list[str]:
     lines = [f"{head}, up {seconds(answer.get('uptime'))}, instar {escaped(answer.get('version', '?'))}"]
     for bind in web.get("binds", []):
         lines.append(f"  {escaped(bind['address'])} ({escaped(bind['mode'])})")
+    if (answer.get("upgrade") or {}).get("running"):
+        lines.append("  an upgrade of instar is running")
     if handover := answer.get("handover"):
         stage = handover.get("stage") or "in progress"
         lines.append(f"  handover to generation {handover.get('generation', '?')}: {escaped(stage)}")

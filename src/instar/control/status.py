@@ -12,6 +12,9 @@ from instar.supervisor.generation import Generation
 from instar.supervisor.supervisor import Supervisor
 from instar.supervisor.views import WorkerView
 
+#: Results in which the last upgrade is looked for.
+_RECENT = 50
+
 
 def status(supervisor: Supervisor) -> dict[str, Any]:
     """The whole answer."""
@@ -40,6 +43,7 @@ def status(supervisor: Supervisor) -> dict[str, Any]:
         },
         "services": supervisor.services.status(),
         "handover": _handover(supervisor),
+        "upgrade": _upgrade(supervisor),
         "notes": _notes(supervisor),
     }
 
@@ -50,6 +54,14 @@ def _state(supervisor: Supervisor) -> str:
     if not supervisor.serving.is_set():
         return "starting"
     return "handover" if supervisor.operations.handover else "serving"
+
+
+def _upgrade(supervisor: Supervisor) -> dict[str, Any]:
+    """Whether instar itself is being replaced, and how that went the last time."""
+    results = [entry for entry in supervisor.journal.history(_RECENT) if entry["kind"] == "upgrade"]
+    keys = ("time", "outcome", "from_version", "to_version", "version", "error")
+    last = {key: results[-1].get(key) for key in keys} if results else None
+    return {"running": supervisor.operations.upgrading, "possible": supervisor.upgrade is not None, "last": last}
 
 
 def _generation(generation: Generation) -> dict[str, Any]:

@@ -151,6 +151,8 @@ def guard(pidfd: int, news: int, hello: int) -> int:
         else:
             why = "died before it was ready"
     _become_main(pidfd)
+    if "WATCHDOG_PID" in os.environ:
+        os.environ["WATCHDOG_PID"] = str(os.getpid())
     print(f"instar: the new version {why}; back to {order.raw['from_version']}", file=sys.stderr, flush=True)
     order.go_back(why)
     return 1

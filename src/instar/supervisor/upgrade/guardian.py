@@ -29,14 +29,16 @@ class Guardian:
         self.ready = ready
 
     @classmethod
-    async def start(cls, heir: Inheritance, environment: dict[str, str]) -> Guardian:
-        """Start one, and wait until it watches. Raises InstarError, OSError."""
+    async def start(cls, script: Path, heir: Inheritance, environment: dict[str, str]) -> Guardian:
+        """Start one, and wait until it watches. Raises InstarError, OSError.
+
+        `script`: changeover.py of the version that runs.
+        """
         with contextlib.ExitStack() as stack:
             news, ready = _pipe(stack)
             greeted, hello = _pipe(stack)
             pidfd = os.pidfd_open(os.getpid())
             stack.callback(os.close, pidfd)
-            script = Path(heir.back[2]).with_name("changeover.py")
             # In our session and group, as it may become what we are.
             process = subprocess.Popen(
                 [sys.executable, "-P", str(script), "--guard", str(pidfd), str(news), str(hello)],

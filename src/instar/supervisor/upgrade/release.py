@@ -19,7 +19,8 @@ from instar.errors import InstarError
 
 #: Copies that stay besides the one in use: generations that the last versions have booted may use them.
 _KEEP = 3
-_START = Path("instar/supervisor/upgrade/start.py")
+_START = Path("instar/cli/_start.py")
+_CHANGEOVER = Path("instar/supervisor/upgrade/changeover.py")
 
 
 class Releases:
@@ -99,3 +100,8 @@ def way_back(home: Path) -> list[str]:
     """The program that starts the copy at `home` with this interpreter; arguments follow."""
     # -P: nothing from the folder of the script.
     return [sys.executable, "-P", str(home / _START)]
+
+
+def changeover_script(home: Path) -> Path:
+    """The script that stands between this version and the next."""
+    return home / _CHANGEOVER

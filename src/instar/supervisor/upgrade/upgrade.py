@@ -23,7 +23,7 @@ from instar.supervisor.tasks import Tasks
 from instar.supervisor.upgrade import changeover, outcome
 from instar.supervisor.upgrade.guardian import Guardian
 from instar.supervisor.upgrade.inheritance import Inheritance
-from instar.supervisor.upgrade.release import way_back
+from instar.supervisor.upgrade.release import changeover_script, way_back
 from instar.supervisor.upgrade.selftest import Findings
 from instar.supervisor.upgrade.trial import Trial, TrialError
 
@@ -132,14 +132,14 @@ class Upgrade:
             back=[*way_back(origin.home), *origin.arguments],
             program=found.program,
         )
-        guardian = await Guardian.start(heir, origin.environment())
+        script = changeover_script(origin.home)
+        guardian = await Guardian.start(script, heir, origin.environment())
         try:
             report.leave(op=report.op)
             await report.heard(_WATCHERS_PATIENCE)
             self._operations.refuse_if_not_quiet("upgrade")
             self._registry.collect()
             heir.ready = guardian.ready
-            script = origin.home / "instar/supervisor/upgrade/changeover.py"
             name = ["-m", *found.program[1:]] if found.program[0] == "-m" else found.program
             argv = [found.python, *found.flags, str(script), name[-1], *origin.arguments]
             _execute(argv, heir, {**origin.environment(), changeover.VARIABLE: heir.dump()})

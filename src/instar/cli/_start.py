@@ -1,4 +1,4 @@
-"""Starts instar from the folder that this file is in: `PYTHON -P start.py ARGUMENT…`, as `instar ARGUMENT…`."""
+"""Starts instar from the folder that this file is in: `PYTHON -P _start.py ARGUMENT…`, as `instar ARGUMENT…`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 def main() -> None:
     """Run the command line."""
     folder = os.path.abspath(__file__)  # noqa: PTH100
-    for _ in range(4):
+    for _ in range(3):
         folder = os.path.dirname(folder)  # noqa: PTH120
     sys.path.insert(0, folder)
 
