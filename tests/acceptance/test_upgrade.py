@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 from harness.handlers import all_active, pool
 from harness.instance import Instance
+from harness.manager import Manager
+from harness.probe import Connection, ask
 from harness.processes import alive
 from harness.project import Project
 from harness.promise import breathe, check
@@ -197,12 +201,137 @@ def test_a_version_that_dies_is_followed_by_the_guardian(
 
 @pytest.mark.long
 def test_a_self_test_that_hangs(project: Project, instance: Instance, site: Site) -> None:
+    """Nothing else may begin meanwhile, but a stop may."""
     instance.start(program=[str(site.program)])
     site.install("2.0", "hanging self-test")
-    said = instance.command("upgrade", "--timeout", "6s")
-    assert said.code == 3
-    assert "the new version did not end its self-test within 6 s" in said.err
+    upgrade = instance.handover({"limit": 6.0}, "/v1/upgrade")
+    upgrade.wait_stage("self-test", "started", 40)
+    assert instance.status()["upgrade"]["running"]
+    for verb in ("upgrade", "restart", "rollback"):
+        said = instance.command(verb)
+        assert said.code == 4, said
+        assert "an upgrade of instar is running" in said.err
+    result = upgrade.result(40)
+    assert result["outcome"] == "rolled-back"
+    assert result["error"] == "the new version did not end its self-test within 6 s"
     assert instance.status()["version"] == "1.0"
+    assert instance.status()["upgrade"]["last"]["error"] == result["error"]
+    again = instance.handover({"limit": 60.0}, "/v1/upgrade")
+    again.wait_stage("self-test", "started", 40)
+    pid = instance.pid
+    assert instance.command("stop").code == 0
+    assert not alive(pid)
+
+
+@pytest.mark.long
+def test_who_asks_while_it_starts_is_answered_then(
+    project: Project, instance: Instance, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients wait in the control socket, and so does a signal."""
+    go = project.root / "go"
+    monkeypatch.setenv("TEST_GO", str(go))
+    instance.start(program=[str(site.program)])
+    site.install("2.0", "early is slow")
+    upgrade = instance.spawn("upgrade")
+    wait_for("the new version starts", lambda: b"changeover" in command_of(instance.pid), 40)
+    status = instance.spawn("status", "--json")
+    os.kill(instance.pid, signal.SIGTERM)
+    breathe(1.0)
+    assert status.poll() is None
+    assert ask(project.port) == 1
+    go.touch()
+    out, err = status.communicate(timeout=30)
+    assert (status.returncode, json.loads(out)["version"]) == (0, "2.0"), err
+    wait_for("the end that was asked for", lambda: not alive(instance.pid), 30)
+    upgrade.communicate(timeout=60)
+
+
+def command_of(pid: int) -> bytes:
+    """Its command line."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.long
+def test_a_drain_comes_first(project: Project, instance: Instance, site: Site) -> None:
+    """Whoever waits for the result of a restart gets it."""
+    instance.start(program=[str(site.program)])
+    client = Connection(project.port)
+    client.ask()
+    restart = instance.spawn("restart")
+    wait_for("the second generation serves", lambda: instance.status()["web"]["live_generation"] == 2, 30)
+    wait_for("it drains", lambda: not instance.status()["handover"], 30)
+    upgrade = instance.spawn("upgrade")
+    breathe(1.0)
+    assert (restart.poll(), upgrade.poll()) == (None, None)
+    client.close()
+    assert restart.wait(40) == 0
+    assert upgrade.wait(60) == 0
+    out, _ = upgrade.communicate()
+    assert "wait done" in out
+    restart.communicate()
+    instance.settled(2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("trouble", ["", "adopted raises", "adopted leaves"])
+def test_a_unix_socket(project: Project, instance: Instance, site: Site, trouble: str) -> None:
+    """An address that the kernel does not steer is adopted as well."""
+    project.config["web"]["bind"].append(f"unix:{project.root}/web.sock")
+    instance.start(program=[str(site.program)])
+    before = family(instance)
+    for version in ("2.0", "3.0"):
+        site.install(version, trouble)
+        assert instance.command("upgrade", "--timeout", LIMIT).code == (3 if trouble else 0)
+        assert ask_unix(project.root / "web.sock") == 200
+        assert ask(project.port) == 1
+        assert family(instance) == before
+    assert instance.command("restart").code == 0
+    assert ask_unix(project.root / "web.sock") == 200
+    end(instance)
+
+
+def ask_unix(path: Path) -> int:
+    """The status of an answer."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return int(sock.makefile("rb").readline().split()[1])
+
+
+@pytest.mark.long
+def test_what_a_service_manager_sees(
+    project: Project, instance: Instance, site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same main process; and when the guardian must take over, it says who is the main process now."""
+    manager = Manager(folder)
+    try:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+        monkeypatch.setenv("WATCHDOG_USEC", "20000000")
+        instance.start(program=[*manager.program()[:-1], str(site.program)])
+        pid = instance.pid
+        manager.wait_for("READY")
+        site.install("2.0")
+        assert instance.command("upgrade").code == 0
+        manager.wait_for("READY", count=2)
+        assert {item["MAINPID"] for item in manager.catch_up() if "MAINPID" in item} == {str(pid)}
+        count = len([item for item in manager.catch_up() if "WATCHDOG" in item])
+        manager.wait_for("WATCHDOG", count=count + 1, limit=15)
+        assert b"NOTIFY_SOCKET" not in Path(f"/proc/{instance.live()['pid']}/environ").read_bytes()
+        site.install("3.0", "adopted hangs deaf")
+        assert instance.command("upgrade", "--timeout", LIMIT).code == 3
+        now = instance.status()["pid"]
+        assert now != pid
+        manager.wait_for("READY", count=3)
+        named = [item["MAINPID"] for item in manager.catch_up() if "MAINPID" in item]
+        # Before the other was ended, and when it was ready itself.
+        assert named[-2:] == [str(now), str(now)]
+        # It feeds the watchdog as well.
+        count = len([item for item in manager.catch_up() if "WATCHDOG" in item])
+        manager.wait_for("WATCHDOG", count=count + 1, limit=15)
+        end(instance)
+    finally:
+        manager.close()
 
 
 @pytest.mark.long

@@ -20,6 +20,7 @@ _ACTS = {
     "raises": "raise RuntimeError('broken release')",
     "exits": "raise SystemExit(9)",
     "hangs": "import time; time.sleep(1000)",
+    "is slow": "import os, time; [time.sleep(0.05) for _ in range(600) if not os.path.exists(os.environ['TEST_GO'])]",
     "leaves": "import os; os._exit(7)",
     "segfaults": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "hangs deaf": (
