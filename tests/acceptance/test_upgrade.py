@@ -74,7 +74,7 @@ def end(instance: Instance) -> None:
 
 
 def test_the_same_process_in_the_installed_version(project: Project, instance: Instance, site: Site) -> None:
-    """In place, twice; the second time by SIGUSR2: handlers and a job go on. Then a restart and a rollback as ever."""
+    """Installed in place: handlers and a job go on. Then a restart and a rollback as ever."""
     root = project.root
     project.config["jobs"] = {"pool": "jobs", "folder": str(root / "jobs"), "store": f"sqlite:///{root / 'jobs.db'}"}
     pool(project, "jobs", count=2)
@@ -95,9 +95,6 @@ def test_the_same_process_in_the_installed_version(project: Project, instance: I
         assert (status["pid"], status["version"]) == (pid, "2.0")
         assert family(instance) == before
         assert holders(instance) == handlers
-        site.install("3.0")
-        os.kill(pid, signal.SIGUSR2)
-        wait_for("the third version", lambda: answers(instance) == "3.0", 40)
     assert (family(instance), holders(instance)) == (before, handlers)
     (root / "go").touch()
     instance.command("jobs", "wait", job, limit=40.0)
@@ -109,6 +106,24 @@ def test_the_same_process_in_the_installed_version(project: Project, instance: I
     assert instance.command("restart").code == 0
     assert instance.live()["number"] == 2
     assert instance.command("rollback").code == 0
+
+
+@pytest.mark.long
+def test_again_and_again_by_signal(project: Project, instance: Instance, site: Site) -> None:
+    instance.start(program=[str(site.program)])
+    pid, before = instance.pid, family(instance)
+    with under_load(project):
+        for version in ("2.0", "3.0", "3.1"):
+            site.install(version)
+            os.kill(pid, signal.SIGUSR2)
+            wait_for("the upgrade has begun", lambda: instance.status()["upgrade"]["running"])
+            # Refused, in the log.
+            os.kill(pid, signal.SIGUSR2)
+            wait_for("the next version", lambda wanted=version: answers(instance) == wanted, 60)
+    assert (instance.status()["pid"], family(instance)) == (pid, before)
+    # No guardian and no self-test is left, not even as a zombie.
+    instance.settled(1)
+    assert Path(f"/proc/{pid}/task/{pid}/children").read_text().split() == [str(before[0])]
 
 
 def holders(instance: Instance) -> dict[str, tuple[int, int]]:
@@ -124,6 +139,7 @@ def answers(instance: Instance) -> str:
         return ""
 
 
+@pytest.mark.long
 def test_a_version_that_cannot_be_imported_changes_nothing(project: Project, instance: Instance, site: Site) -> None:
     instance.start(program=[str(site.program)])
     before = family(instance)
@@ -139,18 +155,11 @@ def test_a_version_that_cannot_be_imported_changes_nothing(project: Project, ins
     assert instance.status()["version"] == "2.1"
 
 
-@pytest.mark.parametrize("trouble", ["adopted raises"])
-def test_a_version_that_fails_gives_way(project: Project, instance: Instance, site: Site, trouble: str) -> None:
-    gives_way(project, instance, site, trouble)
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("trouble", ["early raises", "early exits", "early hangs", "adopted exits", "adopted hangs"])
-def test_other_ways_to_fail(project: Project, instance: Instance, site: Site, trouble: str) -> None:
-    gives_way(project, instance, site, trouble)
-
-
-def gives_way(project: Project, instance: Instance, site: Site, trouble: str) -> None:
+@pytest.mark.parametrize(
+    "trouble", ["early raises", "early exits", "early hangs", "adopted raises", "adopted exits", "adopted hangs"]
+)
+def test_a_version_that_fails_gives_way(project: Project, instance: Instance, site: Site, trouble: str) -> None:
     """The old version runs on in the same process, from its copy; nobody has noticed."""
     instance.start(program=[str(site.program)])
     pid, before = instance.pid, family(instance)

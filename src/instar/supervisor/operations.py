@@ -332,7 +332,7 @@ class Operations:
         """It has changed nothing."""
         self.upgrading = False
         report.end(result, tail)
-        self._registry.journal.write("result", kind=report.kind, began=report.op, **result)
+        self._registry.journal.record("result", kind=report.kind, began=report.op, **result)
         self._log.write(f"upgrade: {result['outcome']}: {result['error']}")
 
     # --- workers ------------------------------------------------------------------------------------

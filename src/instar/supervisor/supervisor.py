@@ -155,12 +155,9 @@ class Supervisor:
         entry = inherited(heir, live, self._system.monotonic())
         heir.confirm()
         self.log.write(f"upgrade: {entry['outcome']}: " + (entry["error"] or f"instar {__version__} runs"))
-        try:
-            # Not earlier: the version before would not read a newer format.
-            self.journal.write_format()
-            self.journal.write("result", kind="upgrade", began=heir.op, **entry)
-        except OSError as error:
-            self.log.write(f"cannot write the result of the upgrade down: {error.strerror}")
+        # Not earlier: the version before would not read a newer format.
+        self.journal.write_format()
+        self.journal.record("result", kind="upgrade", began=heir.op, **entry)
 
     async def _serve_afresh(self, announce: Callable[[Generation], None]) -> int:
         plan, registry = Plan.of(self.config), self.registry

@@ -71,4 +71,4 @@ def write_lost(journal: Journal, entries: Iterable[Mapping[str, Any]], *, beside
         error = f"the supervisor was killed; instar {__version__} was started after it"
         before = str(begun.get("version", ""))
         found = result("failed", error, from_version=before, version="", live=None, stages=[], seconds=0.0)
-        journal.write("result", kind=KIND, began=begun["seq"], **found)
+        journal.record("result", kind=KIND, began=begun["seq"], **found)

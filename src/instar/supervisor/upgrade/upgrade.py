@@ -139,6 +139,8 @@ class Upgrade:
             await report.heard(_WATCHERS_PATIENCE)
             self._operations.refuse_if_not_quiet("upgrade")
             self._registry.collect()
+            # With it goes what a full disk has kept back: the new version has only the file.
+            self._registry.journal.write("exec", version=found.version)
             heir.ready = guardian.ready
             name = ["-m", *found.program[1:]] if found.program[0] == "-m" else found.program
             argv = [found.python, *found.flags, str(script), name[-1], *origin.arguments]
