@@ -86,7 +86,7 @@ def _names(parameter: Any) -> str:
 def _meaning(parameter: Any) -> str:
     text = parameter.help or ""
     shown = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
-    if isinstance(shown, str | int | float) and not isinstance(shown, bool):
+    if isinstance(shown, str | int | float) and not isinstance(shown, bool) and shown != "":
         text += f" Default: {shown}."
     return text
 

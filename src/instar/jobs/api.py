@@ -108,10 +108,15 @@ def submit(
 
 
 def routed(given: Submission) -> Submission:
-    """The submission with what the plan adds, if this application has one; else a handler adds it later."""
+    """The submission with what the plan adds, if this application has one; else a handler adds it later.
+
+    Raises SubmissionError.
+    """
     if not os.environ.get(VARIABLE):
         return given
-    return _router(os.environ[VARIABLE]).route(checked(given))
+    router, given = _router(os.environ[VARIABLE]), checked(given)
+    router.check(given)
+    return router.route(given)
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Final
 
+from instar.jobs.errors import SubmissionError
 from instar.jobs.model import Submission
 from instar.jobs.plan import Destination, JobPlan, RunnerPlan
 
@@ -60,6 +61,14 @@ class Router:
             params=params,
             destination=destination,
         )
+
+    def check(self, given: Submission) -> None:
+        """Raise SubmissionError for a destination that isn't there: nobody would ever take the job."""
+        if given.destination and self._destination(given.destination, given) is None:
+            known = ", ".join(place.name for place in self._plan.destinations)
+            raise SubmissionError(
+                f"cannot submit the job: there is no destination {given.destination!r} here; known are {known}"
+            )
 
     def _default(self, given: Submission) -> str | None:
         found = self._destination(self._plan.default_destination, given)

@@ -19,7 +19,7 @@ from instar.jobs.store import JobStore
 from instar.jobs.store.wanted import Place, Wanted
 
 Run = Callable[..., tuple[int, str, str]]
-TOML = "[app]\ntarget = 'a:b'\n[handlers.crew]\n[jobs]\npool = 'crew'\n"
+TOML = "[app]\ntarget = 'a:b'\n[handlers.crew]\ntags = ['big']\n[jobs]\npool = 'crew'\n"
 NAME = "main.crew.1"
 
 
@@ -65,8 +65,8 @@ def handler(store: JobStore, state: Path) -> Handler:
 
 
 def submit(run: Run, *arguments: str) -> int:
-    code, out, err = run("jobs", "submit", "--json", *arguments)
-    assert (code, err) == (0, "")
+    code, out, _ = run("jobs", "submit", "--json", *arguments)
+    assert code == 0
     answer = json.loads(out)
     assert set(answer) == {"id"}
     return int(answer["id"])
@@ -112,6 +112,30 @@ def test_every_option(run: Run, store: JobStore) -> None:
     assert (given.max_attempts, given.backoff, given.on_lost) == (4, 60.0, "hold")
     assert 3590 < job.run_at - time.time() < 3601
     assert submit(run, "--dedupe-key", "k", "--", "false") == number
+
+
+@pytest.mark.parametrize(
+    ("arguments", "doubt"),
+    [
+        (["--handler", "main.crew.7"], "no handler main.crew.7 runs jobs here"),
+        (["--pool", "mail"], "the pool mail doesn't run jobs here, crew does"),
+        (["--tag", "huge"], "no handler has the tag huge here"),
+        (["--tag", NAME], ""),
+    ],
+)
+def test_nobody_to_take_it(run: Run, store: JobStore, arguments: list[str], doubt: str) -> None:
+    code, out, err = run("jobs", "submit", *arguments, "--", "true")
+    assert (code, out) == (0, "1\n")
+    assert err == (f"instar: {doubt}; it waits until somebody does\n" if doubt else "")
+
+
+def test_destinations(run: Run, store: JobStore) -> None:
+    """One can be asked for by its tag, and must be there."""
+    Path("instar.toml").write_text(f"{TOML}[jobs.destinations.large]\nrunner = 'local'\ntags = ['much']\n")
+    assert store.get(submit(run, "--destination", "much", "--", "true")).submission.destination == "large"
+    code, _, err = run("jobs", "submit", "--destination", "nowhere", "--", "true")
+    assert code == 2
+    assert "there is no destination 'nowhere' here; known are local, large" in err
 
 
 def test_a_call(run: Run, store: JobStore) -> None:

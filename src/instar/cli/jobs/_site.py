@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from instar.errors import ConfigError, InstarError
 
 if TYPE_CHECKING:
     from instar.config import Config
+    from instar.jobs.model import Submission
     from instar.jobs.plan import JobPlan
     from instar.jobs.store import JobStore
 
@@ -34,6 +36,29 @@ class Site:
 
     store: JobStore
     plan: JobPlan
+    #: Handlers that can run jobs, and their tags; empty: not known.
+    handlers: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+
+    def routed(self, given: Submission) -> Submission:
+        """The submission with what the plan adds. Raises SubmissionError."""
+        from instar.jobs.checks import checked
+        from instar.jobs.routing import Router
+
+        router, given = Router(self.plan), checked(given)
+        router.check(given)
+        return router.route(given)
+
+    def doubts(self, given: Submission) -> Iterator[str]:
+        """Why nobody that the configuration knows would take a job, in sentences."""
+        if not self.handlers:
+            return
+        if given.handler and given.handler not in self.handlers:
+            yield f"no handler {given.handler} runs jobs here"
+        if given.pool and given.pool != self.plan.pool:
+            yield f"the pool {given.pool} doesn't run jobs here, {self.plan.pool} does"
+        if given.tag and given.tag not in self.handlers | self.tags:
+            yield f"no handler has the tag {given.tag} here"
 
     def folders(self) -> list[Path]:
         """Where attempts can have their folders: the common one, and those of runners that have one of their own."""
@@ -56,7 +81,10 @@ def open_site(config: Path | None, name: str | None, state_dir: Path | None, sto
 
     plan = job_plan(loaded)
     _become(loaded)
-    return Site(JobStore(plan.store), plan)
+    pool = loaded.handlers[plan.pool]
+    names = frozenset(loaded.handler_names(plan.pool))
+    own = {tag for item in plan.handlers if item.name in names for tag in item.tags}
+    return Site(JobStore(plan.store), plan, names, frozenset(own.union(pool.tags)))
 
 
 def _load(config: Path | None, name: str | None, state_dir: Path | None) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json as json_
 import re
+import sys
 import time
 from typing import Annotated, Any
 
@@ -99,7 +100,7 @@ def submit(
         str | None,
         typer.Option(
             metavar="KEY",
-            help="Give the id of the job with this key that has not ended, instead of a new one.",
+            help="Give the number of the job with this key, ended or not, instead of a new one.",
             rich_help_panel=_HOW,
             show_default=False,
         ),
@@ -152,7 +153,12 @@ def submit(
         timeout=_duration(timeout, "--timeout") if timeout else 0.0,
         kill_timeout=_duration(kill_timeout, "--kill-timeout"),
     )
-    number = open_site(config, name, state_dir, store).store.submit(submission)
+    site = open_site(config, name, state_dir, store)
+    if store is None:
+        submission = site.routed(submission)
+    number = site.store.submit(submission)
+    for doubt in site.doubts(submission):
+        print(f"instar: {doubt}; it waits until somebody does", file=sys.stderr)
     if json:
         print_json({"id": number})
     else:

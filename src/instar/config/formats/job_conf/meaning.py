@@ -140,7 +140,7 @@ class Meaning:
             runner = str(entry.pop("runner", ""))
             if runner == "dynamic":
                 self._warn(
-                    f"destination {name}: rules in Python (runner dynamic) are not run; jobs that ask for it fail; "
+                    f"destination {name}: rules in Python (runner dynamic) are not run; jobs that ask for it are refused; "
                     "write a [jobs.rules.KIND] for each kind"
                 )
                 continue
