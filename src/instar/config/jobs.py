@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from instar.config.table import Table, setting
-from instar.config.types import NAME_PATTERN, Count, Duration, OptionalPath, Period, Text, Variables, quoted
+from instar.config.types import NAME_PATTERN, Count, Duration, OptionalPath, Period, Switch, Text, Variables, quoted
 
 
 def _named(what: str, table: str) -> BeforeValidator:
@@ -71,6 +71,12 @@ class JobRunner(Table):
         0, "Attempts that each handler has in it at a time. 0: the runner's own default.", unit="count"
     )
     options: _Values = setting({}, "Settings of its own.", unit="table")
+    optional: Switch = setting(
+        False,
+        "Where no package brings a runner of this kind, handlers do without it, and jobs for it wait; otherwise the "
+        "generation fails. Runners of a job configuration that aren't instar's own are optional.",
+        unit="switch",
+    )
 
 
 class JobDestination(Table):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from instar.errors import InstarError
+from instar.errors import ConfigError, InstarError
 from instar.jobs.model import Attempt, Job
 from instar.jobs.plan import Destination, JobPlan, RunnerPlan
 from instar.jobs.runners import load
@@ -47,7 +47,8 @@ class Crew:
     def __init__(self, plan: JobPlan, handler: str, find: Callable[[str], type[Runner]] = load) -> None:
         mine = next((item.runners for item in plan.handlers if item.name == handler), ())
         self._places = {place.name: place for place in plan.destinations}
-        self.members = {item.name: _member(item, plan, find) for item in plan.runners if not mine or item.name in mine}
+        made = {item.name: _member(item, plan, find) for item in plan.runners if not mine or item.name in mine}
+        self.members = {name: member for name, member in made.items() if member}
 
     def open(self, sink: Sink) -> None:
         """Let the runners begin; one that can't is tried again with the next call, and has no room until then."""
@@ -104,8 +105,14 @@ class Crew:
                 member.runner.close()
 
 
-def _member(plan: RunnerPlan, whole: JobPlan, find: Callable[[str], type[Runner]]) -> Member:
-    kind = find(plan.kind)
+def _member(plan: RunnerPlan, whole: JobPlan, find: Callable[[str], type[Runner]]) -> Member | None:
+    try:
+        kind = find(plan.kind)
+    except ConfigError as error:
+        if not plan.optional:
+            raise
+        logger.error("%s; jobs for %s wait", error, plan.name, extra={"action": "runner_missing"})
+        return None
     workers = plan.workers or _WORKERS.get(plan.kind, lambda: _MANY)()
     launcher = Path(whole.launcher) if whole.launcher else None
     runner = kind(Setup(plan.name, plan.options, Path(whole.folder), launcher, workers))

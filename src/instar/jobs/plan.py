@@ -25,6 +25,8 @@ class RunnerPlan:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     #: Attempts that one handler has in it at a time; 0: the runner's own default.
     workers: int = 0
+    #: Handlers do without it if there is no such kind.
+    optional: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

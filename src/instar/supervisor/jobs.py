@@ -58,7 +58,7 @@ def _store(jobs: Jobs, base: Path) -> str:
 def _runners(jobs: Jobs) -> tuple[RunnerPlan, ...]:
     found = {LOCAL: RunnerPlan(LOCAL, "local")}
     for name, item in jobs.runners.items():
-        found[name] = RunnerPlan(name, item.kind or name, dict(item.options), item.workers)
+        found[name] = RunnerPlan(name, item.kind or name, dict(item.options), item.workers, item.optional)
     return tuple(found.values())
 
 

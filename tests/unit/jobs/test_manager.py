@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 from job_tools import command
-from manager_tools import World, a_plan, managing, until
+from manager_tools import FakeRunner, World, a_plan, managing, until
 
+from instar.errors import ConfigError
 from instar.handlers.errors import Fenced
+from instar.jobs.crew import Crew
 from instar.jobs.errors import StoreError
 from instar.jobs.model import JobState, OnLost, Submission
-from instar.jobs.plan import Destination, RunnerPlan
-from instar.jobs.runners.base import Notice, Phase, RefusedError, UnavailableError
+from instar.jobs.plan import Destination, JobPlan, RunnerPlan
+from instar.jobs.runners import load
+from instar.jobs.runners.base import Notice, Phase, RefusedError, Runner, UnavailableError
 from instar.jobs.store import JobStore
 
 
@@ -239,6 +242,30 @@ def test_a_runner_that_is_not_there(store: JobStore, url: str, world: World, tmp
     with managing(without, world, tmp_path):
         assert store.wait(other, 60).state is JobState.OK
     assert store.get(job).state is JobState.RUNNING
+
+
+def test_a_runner_that_is_not_installed(store: JobStore, url: str, world: World, tmp_path: Path) -> None:
+    """Jobs for one that is optional wait; others are run."""
+    places = (Destination("fake", "fake"), Destination("far", "pulsar"))
+
+    def plan(*, optional: bool) -> JobPlan:
+        runners = (RunnerPlan("fake", "fake"), RunnerPlan("pulsar", "pulsar", optional=optional))
+        return a_plan(url, runners=runners, destinations=places)
+
+    class Bound(FakeRunner):
+        pass
+
+    Bound.world, world.script = world, done
+
+    def find(kind: str) -> type[Runner]:
+        return Bound if kind == "fake" else load(kind)
+
+    far, near = store.submit(command(destination="far")), store.submit(command())
+    with managing(plan(optional=True), world, tmp_path, load=find):
+        assert store.wait(near, 60).state is JobState.OK
+    assert store.get(far).state is JobState.NEW
+    with pytest.raises(ConfigError, match="cannot find a runner 'pulsar'"):
+        Crew(plan(optional=False), "main.jobs.1", find)
 
 
 def test_old_jobs_are_deleted_with_what_they_left(store: JobStore, url: str, world: World, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from instar.config.formats.job_conf.limits import Limits
 from instar.config.formats.job_conf.raw import Entry, Raw
-from instar.config.formats.job_conf.runners import kind_of
+from instar.config.formats.job_conf.runners import OURS, kind_of
 from instar.config.types import NAME_PATTERN
 
 #: An id that stands for no handler at all: `handler = NULL`, which anyone may take.
@@ -67,6 +67,8 @@ class Meaning:
             if not kind:
                 continue
             runner: dict[str, Any] = {"kind": kind, "options": entry}
+            if kind not in OURS:
+                runner["optional"] = True
             workers = self._number(entry.pop("workers", None), f"runner {name}: workers")
             if workers:
                 runner["workers"] = workers
@@ -140,8 +142,8 @@ class Meaning:
             runner = str(entry.pop("runner", ""))
             if runner == "dynamic":
                 self._warn(
-                    f"destination {name}: rules in Python (runner dynamic) are not run; jobs that ask for it are refused; "
-                    "write a [jobs.rules.KIND] for each kind"
+                    f"destination {name}: rules in Python (runner dynamic) are not run; jobs that ask for it are "
+                    "refused; write a [jobs.rules.KIND] for each kind"
                 )
                 continue
             if runner and runner not in self._part("runners") and runner != "local":

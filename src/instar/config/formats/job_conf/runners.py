@@ -6,7 +6,12 @@ from instar.config.formats.job_conf.raw import Entry
 
 #: By the module of the class that Galaxy loads.
 _SAME = {"local": "local", "slurm": "slurm"}
-_HINT = "install a package with a runner of that name (entry point of instar.runners), or set [jobs.runners.{}] kind"
+#: The kinds that need nothing else installed.
+OURS = frozenset(_SAME.values())
+_HINT = (
+    "install a package with a runner of that name (entry point of instar.runners), or set [jobs.runners.{}] kind; jobs "
+    "for it wait until then"
+)
 
 
 def kind_of(name: str, load: str, entry: Entry) -> tuple[str, str]:
