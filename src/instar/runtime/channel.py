@@ -340,7 +340,12 @@ class Channel:
             raise ValueError("a message arrived truncated (descriptor limit reached?)")
         if not data:
             return None
-        return decode(data), fds
+        try:
+            return decode(data), fds
+        except ValueError:
+            for fd in fds:
+                os.close(fd)
+            raise
 
     def close(self) -> None:
         """Close the socket."""

@@ -171,7 +171,8 @@ def _take(contact: Contact, message: channel.Message, fds: list[int]) -> None:
         case channel.Sockets():
             known = {cookie for item in record.listeners for slot in item.cookies.values() for cookie in slot}
             while fds:
-                _keep_socket(contact, socket.socket(fileno=fds.pop()), known)
+                _keep_socket(contact, _socket_of(fds[-1]), known)
+                fds.pop()
         case channel.QueueEnds(name):
             if len(fds) != 2 or not all(map(_is_queue, fds)):
                 raise ClaimError(f"the queue {name} isn't one")
@@ -182,13 +183,18 @@ def _take(contact: Contact, message: channel.Message, fds: list[int]) -> None:
             fds.clear()
 
 
-def _keep_socket(contact: Contact, sock: socket.socket, known: set[int]) -> None:
+def _socket_of(fd: int) -> socket.socket:
     try:
-        cookie = cookie_of(sock)
-    except OSError:
-        cookie = 0
+        return socket.socket(fileno=fd)
+    except OSError as error:
+        raise ClaimError("a socket that it hands over isn't one") from error
+
+
+def _keep_socket(contact: Contact, sock: socket.socket, known: set[int]) -> None:
+    """Take a socket, or close one that is there already. Raises ClaimError, and leaves the descriptor to the caller."""
+    cookie = cookie_of(sock)
     if cookie not in known:
-        sock.close()
+        sock.detach()
         raise ClaimError("a socket that it hands over is none of ours")
     if cookie in contact.sockets:
         sock.close()

@@ -30,6 +30,9 @@ _MOST_CRASHES = 20
 _USAGE = 2
 #: Processes of one handler at a time: the holder, who is leaving, his successor, with room for a busy machine.
 _MOST_OF_A_NAME = 6
+#: Messages that are taken before everybody else has a turn; and once the zygote is dead.
+_MOST_AT_ONCE = 50
+_MOST_AT_THE_END = 20_000
 
 
 class Generation:
@@ -163,8 +166,11 @@ class Generation:
         self.committed = True
         self.send(channel.Commit())
 
-    def _on_readable(self) -> None:
-        while self._channel is not None:
+    def _on_readable(self, most: int = _MOST_AT_ONCE) -> None:
+        # Whoever talks without end must not keep the event loop from everybody else.
+        for _ in range(most):
+            if self._channel is None:
+                return
             try:
                 received = self._channel.receive()
             except BlockingIOError:
@@ -276,6 +282,8 @@ class Generation:
             self.restarts[message.worker] += 1
 
     def _on_handler_exited(self, message: channel.HandlerExited) -> None:
+        if message.name not in self.names:
+            raise ClaimError(f"it has no handler {message.name[:80]}")
         view = self.handlers.pop(message.pid, None)
         if view is not None:
             view.close()
@@ -290,7 +298,8 @@ class Generation:
                 self.crashes.append(message.reason)
 
     def _on_zygote_exit(self) -> None:
-        self._on_readable()
+        # No more than a socket holds: nobody writes any more, or somebody who should not have it.
+        self._on_readable(_MOST_AT_THE_END)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
