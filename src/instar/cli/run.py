@@ -14,6 +14,7 @@ import typer
 
 from instar.cli._options import ConfigFile, Name, StateDir
 from instar.errors import ConfigError
+from instar.system.first import end_by_signals
 
 if TYPE_CHECKING:
     from instar.config import Config
@@ -47,7 +48,7 @@ def run(
     """Serve an application in the foreground, until SIGTERM or Ctrl-C.
 
     SIGHUP restarts it into the code that is on disk, like `instar restart`; SIGUSR2 replaces instar itself, like
-    `instar upgrade`; a second SIGTERM or Ctrl-C stops at once.
+    `instar upgrade`; a second SIGTERM or Ctrl-C, and SIGQUIT, stop at once.
 
     With a directory, every *.toml file in it is run as an application of its own, and so is every configuration file of
     uWSGI: a new file starts one, a touched file restarts it, a removed file stops it.
@@ -59,6 +60,7 @@ def run(
       instar run -c /etc/mysite/instar.toml
       instar run /etc/mysites
     """
+    end_by_signals()
     overrides = {
         "web.bind": bind or None,
         "web.workers": workers,

@@ -86,6 +86,7 @@ class Supervisor:
             signal.SIGHUP: self.restart_by_signal,
             signal.SIGTERM: self.stop_by_signal,
             signal.SIGINT: self.stop_by_signal,
+            signal.SIGQUIT: lambda: self.stop(now=True),
         }
         self.registry.on_asked = self._on_asked
         #: Called when a stop begins, before anything else happens.

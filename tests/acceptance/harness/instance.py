@@ -107,6 +107,11 @@ class Instance:
             process.wait(5)
         return left
 
+    def wait(self, limit: float = 40.0) -> int:
+        """Wait for the end of the supervisor; its exit status."""
+        assert self._process is not None
+        return self._process.wait(limit)
+
     def kill_supervisor(self) -> None:
         """SIGKILL for the supervisor alone."""
         assert self._process is not None
