@@ -77,7 +77,8 @@ def run(
 
 
 def _run_directory(directory: Path, given: list[str]) -> int:
-    from instar.uwsgi.emperor import EmperorSettings, run
+    from instar.uwsgi.emperor.command import run
+    from instar.uwsgi.emperor.settings import EmperorSettings
 
     if given:
         raise ConfigError(f"cannot run a directory with {', '.join(given)}: each application has them in its own file")

@@ -10,12 +10,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, MutableMapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from instar.supervisor.report import Report
-from instar.supervisor.supervisor import Supervisor
 from instar.supervisor.tasks import Tasks
 from instar.system.notify import Notifier, watchdog_limit
+
+if TYPE_CHECKING:
+    from instar.supervisor.supervisor import Supervisor
 
 #: A service manager is asked for so much more time (seconds), this often. What is waited for has limits of its own
 #: (boot_timeout, drain_timeout, stop_timeout …), so a start that hangs is not extended for ever.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instar import __version__
 from instar.runtime.scoreboard import Column
-from instar.supervisor.generation import Generation
-from instar.supervisor.supervisor import Supervisor
-from instar.supervisor.views import WorkerView
+
+if TYPE_CHECKING:
+    from instar.supervisor.generation import Generation
+    from instar.supervisor.supervisor import Supervisor
+    from instar.supervisor.views import WorkerView
 
 #: Results in which the last upgrade is looked for.
 _RECENT = 50

@@ -10,9 +10,7 @@ from instar.config.formats.uwsgi import Surroundings, UwsgiConfig, read_command_
 from instar.errors import ConfigError, InstarError
 from instar.supervisor.hooks import HookError
 from instar.uwsgi.around import Around
-from instar.uwsgi.instance import ApplicationInstance
 from instar.uwsgi.model import Instance
-from instar.uwsgi.poolinstance import PoolInstance
 from instar.uwsgi.translate import name_of, translate
 from instar.uwsgi.vassal import EmperorLink
 
@@ -40,9 +38,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 async def _serve(instance: Instance, around: Around) -> int:
+    # Each process imports what it is: an Emperor, its pools and its zerglings are many.
     if instance.config is not None:
+        from instar.uwsgi.instance import ApplicationInstance
+
         return await ApplicationInstance(around, instance.config).serve()
     if instance.pools or instance.routers:
+        from instar.uwsgi.poolinstance import PoolInstance
+
         return await PoolInstance(around).serve()
     raise ConfigError(
         "cannot start: the options name neither an application (module, wsgi-file, mount), a zerg-pool nor an Emperor"
@@ -50,6 +53,6 @@ async def _serve(instance: Instance, around: Around) -> int:
 
 
 def _emperor(config: UwsgiConfig) -> int:
-    from instar.uwsgi import emperor
+    from instar.uwsgi.emperor.command import run as run_emperor
 
-    return emperor.run(config)
+    return run_emperor(config)
