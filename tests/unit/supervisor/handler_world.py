@@ -408,7 +408,7 @@ class SimulatedGeneration(Generation):
         self.changes.notify()
         return True
 
-    def _on_readable(self) -> None:
+    def _on_readable(self, most: int = 0) -> None:
         while self.deliver():
             pass
 
