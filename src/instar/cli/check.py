@@ -24,7 +24,7 @@ def check(
         str | None,
         typer.Argument(
             metavar="MODULE:ATTR|FILE",
-            help="Application, where there is no file; or a configuration file of uWSGI.",
+            help="Application, where there is no file; or a configuration file, of instar or of uWSGI.",
             show_default=False,
         ),
     ] = None,
@@ -56,10 +56,13 @@ def check(
       instar check -c /etc/mysite/instar.toml --json
       instar check --schema > instar.schema.json
       instar check /srv/galaxy/vassals/vassal-zergling.yml
+      instar check /srv/galaxy/vassals/reports.toml
     """
     if schema:
         _print_schema()
         return
+    if target and config is None and target.endswith(".toml") and Path(target).is_file():
+        target, config = None, Path(target)
     if target and _is_file_of_uwsgi(target):
         from instar.cli._check_uwsgi import check_uwsgi
 

@@ -116,6 +116,10 @@ class Around:
             except OSError as error:
                 raise InstarError(f"cannot write the pidfile {path}: {error.strerror}; change it") from error
 
+    def speak_up(self) -> None:
+        """There is no log, not yet or not any more: all is said on standard error."""
+        self.log, self.world.output = _to_stderr, None
+
     def leaving(self) -> None:
         """The end begins."""
         self.link.say(News.STOPPING)

@@ -177,6 +177,8 @@ class ApplicationInstance:
             await tasks.cancel()
             await host.close()
             await controls.close()
+            # The supervisor's log ends with it; what the last hooks say goes where that of the first ones went.
+            around.speak_up()
         if self._failure:
             raise InstarError(f"cannot go on: {self._failure}")
         return code

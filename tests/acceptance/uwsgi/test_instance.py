@@ -138,6 +138,7 @@ def test_fifo_and_touched_files(make: Make, folder: Path) -> None:
         "hook-accepting1: appendn:log accepting",
         "hook-pre-app: appendn:log pre-app",
         f"hook-as-user-atexit: touch:{folder}/left",
+        "hook-as-user-atexit: exec:echo said at the end",
     ).up()
     assert one.process and int((folder / "pid").read_text()) == one.process.pid
     one.command("r")
@@ -155,6 +156,7 @@ def test_fifo_and_touched_files(make: Make, folder: Path) -> None:
     one.command("q")
     assert one.ended() == 0
     assert (folder / "left").exists() and not (folder / "pid").exists() and not one.fifo.exists()
+    assert "\nsaid at the end\n" in one.said()
 
 
 @pytest.mark.long

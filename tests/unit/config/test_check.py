@@ -134,6 +134,13 @@ def test_programs_and_scripts_of_handlers_that_are_missing(site: Callable[..., P
     assert any(text.startswith("[handlers.y] script: there is no file ") for text in errors)
 
 
+def test_a_file_of_instar_by_its_name(site: Callable[..., Path], instar: Instar) -> None:
+    folder = site()
+    (folder / "instar.toml").rename(folder / "other.toml")
+    answer = instar("check", "other.toml", "--json")
+    assert (answer.code, answer.json["config"]) == (0, str(folder / "other.toml"))
+
+
 @pytest.mark.parametrize("handover", ["warm", "cold"])
 def test_a_script_that_does_not_compile(site: Callable[..., Path], instar: Instar, handover: str) -> None:
     folder = site(rest=f'[handlers.y]\nscript = "y.py"\nhandover = "{handover}"')
