@@ -62,7 +62,7 @@ def check(
         _print_schema()
         return
     if target and config is None and target.endswith(".toml") and Path(target).is_file():
-        target, config = None, Path(target)
+        config, target = Path(target), None
     if target and _is_file_of_uwsgi(target):
         from instar.cli._check_uwsgi import check_uwsgi
 
