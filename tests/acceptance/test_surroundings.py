@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import signal
-import subprocess
-import sys
-import sysconfig
 import urllib.request
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import pytest
 from harness.instance import Instance
 from harness.processes import alive
 from harness.project import Project, free_port
+from harness.users import interpreter_for
 from harness.waiting import wait_for
 
 from load.process import LoadProcess
@@ -130,19 +127,6 @@ def test_the_name_can_not_change_in_a_restart(instance: Instance, project: Proje
     said = instance.command("restart")
     assert said.code == 2 and "app.user" in said.err
     instance.settled(1)
-
-
-def interpreter_for(user: pwd.struct_passwd) -> dict[str, object]:
-    """Settings for an interpreter of our version, with our packages, that this user can run."""
-    version = "{}.{}".format(*sys.version_info)
-    packages = sysconfig.get_path("purelib")
-    code = f"import sys; sys.path.insert(0, {packages!r}); import granian"
-    for candidate in (sys.executable, f"/usr/bin/python{version}", f"/usr/local/bin/python{version}"):
-        with contextlib.suppress(OSError):
-            tried = subprocess.run([candidate, "-c", code], user=user.pw_uid, group=user.pw_gid, cwd="/", check=False)
-            if tried.returncode == 0:
-                return {"python": candidate, "pythonpath": [packages]}
-    pytest.skip(f"no Python {version} that {user.pw_name} can run: install one outside of root's home")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user: run the tests as root")
