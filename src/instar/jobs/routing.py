@@ -11,9 +11,7 @@ from instar.jobs.errors import SubmissionError
 from instar.jobs.model import Submission
 from instar.jobs.plan import Destination, JobPlan, RunnerPlan
 
-#: Runners of ours that run callables. Those that others add may.
-CALLABLES: Final = frozenset({"thread", "process"})
-#: Those that don't.
+#: Runners of ours to which callables go only when asked. Those that others add may run them.
 _COMMANDS: Final = frozenset({"local", "slurm"})
 #: For callables where the plan has no place for them.
 THREAD: Final = "thread"
@@ -21,11 +19,13 @@ THREAD: Final = "thread"
 
 def completed(plan: JobPlan) -> JobPlan:
     """The plan with a place for callables."""
-    kinds = {runner.name: runner.kind for runner in plan.runners}
-    if any(kinds.get(place.runner) not in _COMMANDS for place in plan.destinations):
+    calling = _calling(plan)
+    if any(place.runner in calling for place in plan.destinations):
         return plan
     # A name that is taken by something else is left to that.
-    if THREAD in kinds or any(place.name == THREAD for place in plan.destinations):
+    if any(runner.name == THREAD for runner in plan.runners) or any(
+        place.name == THREAD for place in plan.destinations
+    ):
         return plan
     return dataclasses.replace(
         plan,
@@ -34,13 +34,18 @@ def completed(plan: JobPlan) -> JobPlan:
     )
 
 
+def _calling(plan: JobPlan) -> frozenset[str]:
+    """Names of the runners that callables are given to. One that may be missing has to be asked for."""
+    return frozenset(item.name for item in plan.runners if item.kind not in _COMMANDS and not item.optional)
+
+
 class Router:
     """The decisions of one plan."""
 
     def __init__(self, plan: JobPlan) -> None:
         self._plan = completed(plan)
         self._rules = {rule.kind: rule for rule in self._plan.rules}
-        self._kinds = {runner.name: runner.kind for runner in self._plan.runners}
+        self._calling = _calling(self._plan)
         self._handlers = {handler.name for handler in self._plan.handlers}
 
     def route(self, given: Submission) -> Submission:
@@ -88,4 +93,4 @@ class Router:
 
     def _runs_callables(self, destination: str) -> bool:
         place = next(place for place in self._plan.destinations if place.name == destination)
-        return self._kinds.get(place.runner) not in _COMMANDS
+        return place.runner in self._calling

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from instar.jobs import JobStore, SubmissionError, submit
+from instar.jobs.model import Submission
 from instar.jobs.plan import Destination, JobPlan, Rule, RunnerPlan
+from instar.jobs.routing import Router
 
 
 @pytest.fixture
@@ -43,3 +45,12 @@ def test_a_destination_that_is_not_there(store: JobStore) -> None:
 
 def test_callables_go_where_they_can_run(store: JobStore) -> None:
     assert store.get(submit("a:b")).submission.destination == "thread"
+
+
+@pytest.mark.parametrize(("optional", "destination"), [(False, "far"), (True, "thread")])
+def test_callables_do_not_go_to_a_runner_that_may_be_missing(optional: bool, destination: str) -> None:
+    runners = (RunnerPlan("local", "local"), RunnerPlan("far", "pulsar", optional=optional))
+    plan = JobPlan("", "", runners=runners, destinations=(Destination("local", "local"), Destination("far", "far")))
+    router = Router(plan)
+    assert router.route(Submission(target="a:b")).destination == destination
+    assert router.route(Submission(target="a:b", destination="far")).destination == "far"
