@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from harness.handlers import rows
 from harness.instance import Instance
 from harness.processes import alive
 from harness.project import Project
@@ -18,6 +19,8 @@ from harness.waiting import wait_for
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration/runners"))
 
 from slurm_node import NoSlurmError, slurm
+
+from instar.errors import ExitCode
 
 
 @pytest.fixture
@@ -28,14 +31,19 @@ def with_jobs(project: Project) -> Project:
     return project
 
 
-def submit(instance: Instance, script: str) -> int:
-    said = instance.command("jobs", "submit", "--json", "--", "sh", "-c", script)
+def submit(instance: Instance, script: str, *options: str) -> int:
+    said = instance.command("jobs", "submit", "--json", *options, "--", "sh", "-c", script)
     assert said.code == 0, said
     return int(said.json["id"])
 
 
 def show(instance: Instance, job: int) -> dict:
     return instance.command("jobs", "show", str(job), "--json").json
+
+
+def handler_of(instance: Instance, job: int) -> int:
+    """Pid of the handler that looks after a job."""
+    return int(rows(instance)[show(instance, job)["handler"]]["pid"])
 
 
 def launcher(instance: Instance) -> int:
@@ -155,12 +163,18 @@ def test_a_job_in_slurm_outlives_restarts(with_jobs: Project, instance: Instance
                     "options": {"conf": str(node.conf), "poll_min": 0.2, "poll_max": 0.5, "grace": 1.0}
                 }
                 instance.start()
-                script = waits(with_jobs, "one", 7)
-                submitted = ["jobs", "submit", "--json", "--destination", "slurm", "--", "sh", "-c", script]
-                job = int(instance.command(*submitted).json["id"])
+                job = submit(instance, waits(with_jobs, "one", 7), "--destination", "slurm")
+                other = submit(instance, waits(with_jobs, "two", 0), "--destination", "slurm")
                 running(with_jobs, "one")
+                pid = running(with_jobs, "two")
                 for _ in range(2):
                     assert instance.command("restart").code == 0
+                # Asked of handlers that haven't started it.
+                assert instance.command("jobs", "cancel", str(other)).code == 0
+                assert instance.command("jobs", "wait", str(other), limit=40.0).code == ExitCode.JOB_FAILED
+                assert show(instance, other)["state"] == "cancelled"
+                wait_for("its end", lambda: not alive(pid))
+                os.kill(handler_of(instance, job), signal.SIGKILL)
                 ended(instance, with_jobs, job, "one", 7)
                 instance.command("stop")
         except NoSlurmError as error:
