@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
+import time
 from typing import Any
 
 from bench.common.paths import INSTAR_VENV
@@ -24,6 +25,8 @@ from bench.jobs.trial import Result, Size, attempt
 
 _FULL, _QUICK = Size(), Size(single=100, share=0.05, trickle=20)
 _ROUNDS = 3
+#: Seconds for all rounds.
+_BUDGET = 450
 _LOOP_AIM, _START_AIM = 0.6, 5.0
 
 LEGEND = (
@@ -45,7 +48,13 @@ class Runs:
     """What the rounds of one contender have given."""
 
     contender: Contender
-    results: list[Result] = dataclasses.field(default_factory=list)
+    #: By round.
+    found: dict[int, Result] = dataclasses.field(default_factory=dict)
+
+    @property
+    def results(self) -> list[Result]:
+        """Of all rounds."""
+        return list(self.found.values())
 
     def median(self, field: str) -> float | None:
         """Of the rounds; None where it has no such thing."""
@@ -69,7 +78,11 @@ def run(options: Options) -> Report:
     with contextlib.ExitStack() as stack:
         stores = _open({runs.contender.store.name: runs.contender.store for runs in everything}, stack, report)
         ready = [runs for runs in everything if runs.contender.store.name in stores]
+        begun = time.monotonic()
         for number in range(1 if options.quick else _ROUNDS):
+            if number and (time.monotonic() - begun) * (number + 1) / number > _BUDGET:
+                report.notes.append(f"{number} of {_ROUNDS} rounds: the machine was too slow for more in {_BUDGET} s.")
+                break
             for runs in ready:
                 make = stores[runs.contender.store.name]
                 _round(runs, make, number, _QUICK if options.quick else _FULL, report)
@@ -98,7 +111,7 @@ def _round(runs: Runs, make: Any, number: int, size: Size, report: Report) -> No
     if not (contender.venv / "bin" / "python").exists():
         raise ServerError(f"no {contender.venv}: run bench/setup" if contender.venv != INSTAR_VENV else "no .venv")
     try:
-        runs.results.append(attempt(contender, make, f"{contender.key}_{number}", size))
+        runs.found[number] = attempt(contender, make, f"{contender.key}_{number}", size)
     except ServerError as error:
         report.notes.append(str(error))
 
@@ -150,8 +163,9 @@ def _ratios(measured: list[Runs]) -> Table:
 
 def _share(mine: Runs, other: Runs, field: str) -> float:
     """The median of the ratios of the rounds, each of which saw the same weather."""
-    pairs = zip(mine.results, other.results, strict=False)
-    return statistics.median(getattr(one, field) / getattr(two, field) for one, two in pairs)
+    both = mine.found.keys() & other.found.keys()
+    ratios = [getattr(mine.found[each], field) / getattr(other.found[each], field) for each in both]
+    return statistics.median(ratios) if ratios else float("nan")
 
 
 def _whole(value: float | None) -> str:
