@@ -20,6 +20,8 @@ _IDLE: Final = 0
 _CREATE: Final = (
     "CREATE TABLE IF NOT EXISTS instar_lease (name {text} PRIMARY KEY, epoch {number} NOT NULL, owner {text} NOT NULL)"
 )
+#: An attribute that the owner of a PostgreSQL connection sets if the table, once found, is always there on it.
+FENCED: Final = "instar_fenced"
 _USABLE: Final = (
     "pass a connection of sqlite3, psycopg or aiosqlite; an ORM has it inside (SQLAlchemy: "
     "connection.connection.driver_connection, Django: connection.connection)"
@@ -114,7 +116,8 @@ def _plan(lease: Lease, connection: Any, *, asynchronous: bool) -> tuple[Any, Sc
         hint = f"use {other} for it" if kind else _USABLE
         raise HandlerError(f"cannot fence a {type(connection).__module__}.{type(connection).__qualname__}: {hint}")
     if kind.startswith("psycopg"):
-        return _postgres_cursor(connection, asynchronous=asynchronous), _postgres(lease)
+        there = bool(getattr(connection, FENCED, False))
+        return _postgres_cursor(connection, asynchronous=asynchronous), _postgres(lease, there=there)
     if not connection.in_transaction and getattr(connection, "autocommit", False) is True:
         raise _no_transaction('connection.execute("BEGIN IMMEDIATE")')
     return connection.cursor(), _sqlite(lease, began=not connection.in_transaction)
@@ -177,8 +180,8 @@ def _sqlite(lease: Lease, *, began: bool) -> Script:
         raise
 
 
-def _postgres(lease: Lease) -> Script:
-    there = (yield Statement("SELECT to_regclass('instar_lease') IS NOT NULL", (), True)).row[0]
+def _postgres(lease: Lease, *, there: bool = False) -> Script:
+    there = there or (yield Statement("SELECT to_regclass('instar_lease') IS NOT NULL", (), True)).row[0]
     if not there:
         yield Statement("SELECT pg_advisory_xact_lock(%s)", (_CREATE_KEY,))
         yield Statement(_CREATE.format(text="text", number="bigint"))

@@ -235,11 +235,12 @@ class Manager:
             if beat:
                 turn.beat()
             turn.note([hand.note for hand in noted if hand.note])
-            states = turn.finish([(hand.claim, hand.outcome) for hand in ended if hand.outcome])
+            finished = turn.send_ends([(hand.claim, hand.outcome) for hand in ended if hand.outcome])
             if adopt:
                 adopted = self._strangers(turn)
             if wanted:
                 claims = turn.claim(wanted)
+            states = finished()
         # Only now: if it was rolled back, all of it is tried again.
         self._turns += 1
         self._turned_at = time.monotonic()

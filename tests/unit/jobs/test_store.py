@@ -585,3 +585,21 @@ def test_what_is_no_job(store: JobStore, changes: dict, text: str) -> None:
     with pytest.raises(SubmissionError, match=text):
         store.submit_many([command(), Submission(**{"command": ("true",), **changes})])
     assert store.find() == []
+
+
+def test_ends_are_written_and_jobs_taken_with_one_wait(store: JobStore, hold) -> None:
+    holder = hold()
+    done, failed, third = store.submit_many([command(), command(max_attempts=2, backoff=0.0), command()])
+    first = claim(store, holder, want(2))
+    with store.turn(holder) as turn:
+        ended = turn.send_ends([(first[0], DONE)])
+        claims = turn.claim(want(1))
+        assert ended() == {done: JobState.OK}
+    assert ids(claims) == [third]
+    with store.turn(holder) as turn:
+        # Once more, and at once: its first attempt is among the earlier ones before the second begins.
+        ended = turn.send_ends([(first[1], FAILED), (claims[0], DONE)])
+        again = turn.claim(want(1))
+        assert ended() == {failed: JobState.NEW, third: JobState.OK}
+    assert [(each.job.id, each.attempt.number) for each in again] == [(failed, 2)]
+    assert [each.exit_code for each in store.attempts(failed)] == [7, None]

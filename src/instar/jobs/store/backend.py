@@ -64,6 +64,16 @@ class Backend(abc.ABC):
         colon.
         """
 
+    def send_change_each(
+        self, connection: Any, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str
+    ) -> Callable[[], Rows]:
+        """The same, where the rows may be waited for later: they are asked for before the transaction ends."""
+        rows = self.change_each(connection, change, where, values, types, giving)
+        return lambda: rows
+
+    def fenced(self, connection: Any) -> None:  # noqa: B027 - only where it saves something
+        """The fence has found its table on this connection."""
+
     @abc.abstractmethod
     def begin(self, connection: Any) -> None:
         """Begin a transaction that writes."""
@@ -141,9 +151,15 @@ class Transaction:
         self, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str = "id"
     ) -> Rows:
         """See Backend."""
+        return self.send_change_each(change, where, values, types, giving)()
+
+    def send_change_each(
+        self, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str = "id"
+    ) -> Callable[[], Rows]:
+        """See Backend."""
         if not values:
-            return []
-        return self.backend.change_each(self.connection, self._clocked(change), where, values, types, giving)
+            return list
+        return self.backend.send_change_each(self.connection, self._clocked(change), where, values, types, giving)
 
     def take(self, change: str, where: str, values: Values, *, fair: bool, giving: str) -> Rows:
         """See Backend."""

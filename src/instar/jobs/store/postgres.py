@@ -7,9 +7,10 @@ import functools
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from instar.handlers.fence import FENCED
 from instar.jobs.errors import StoreError
 from instar.jobs.store.backend import Backend, Bell, Rows, Values
 
@@ -119,10 +120,21 @@ class PostgreSQL(Backend):
     def change_each(
         self, connection: Any, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str
     ) -> Rows:
+        """See Backend."""
+        return self.send_change_each(connection, change, where, values, types, giving)()
+
+    def send_change_each(
+        self, connection: Any, change: str, where: str, values: Sequence[Values], types: Mapping[str, str], giving: str
+    ) -> Callable[[], Rows]:
         """See Backend. One statement, with all values as one document."""
         sql = _with_document(change, where, tuple(types.items()), giving)
         document = json.dumps([{f"v_{name}": value for name, value in each.items()} for each in values])
-        return self.execute(connection, sql, {"values": document})
+        rows: Callable[[], Rows] = connection.execute(_translated(sql), {"values": document}).fetchall
+        return rows
+
+    def fenced(self, connection: Any) -> None:
+        """See Backend. Nobody changes the search path of our connections, so it needn't be looked for again."""
+        setattr(connection, FENCED, True)
 
     def begin(self, connection: Any) -> None:
         """See Backend. In READ COMMITTED each statement sees what was committed before it, as the fence needs it."""

@@ -90,6 +90,7 @@ class Turn:
         self._site = site
         self._name = holder.name
         self._epoch = holder.fence(transaction.connection)
+        transaction.backend.fenced(transaction.connection)
 
     def claim(self, wanted: Wanted) -> list[Claim]:
         """Take waiting jobs. Each has a new attempt, which must be seen through: it is written down from here on."""
@@ -199,8 +200,12 @@ class Turn:
 
         A job that isn't in the answer wasn't ours any more; nothing was written for it.
         """
+        return self.send_ends(ends)()
+
+    def send_ends(self, ends: Sequence[tuple[Claim, Outcome]]) -> Callable[[], dict[int, JobState]]:
+        """`finish` whose answer is asked for when something else has been sent as well: one wait for both."""
         verdicts = [(claim, outcome, judge(claim.job, claim.attempt, outcome)) for claim, outcome in ends]
-        rows = self._do.change_each(
+        rows = self._do.send_change_each(
             "state = CASE WHEN cancel_requested_at IS NOT NULL AND :state <> 'ok' THEN 'cancelled' ELSE :state END,"
             " ending = :ending, exit_code = :exit_code, signal = :signal, error = :error,"
             " started_at = coalesce(:started_at, started_at), finished_at = coalesce(:finished_at, {now}),"
@@ -211,6 +216,15 @@ class Turn:
             _END_TYPES,
             giving="id, state",
         )
+        if any(verdict.state is JobState.NEW for _, _, verdict in verdicts):
+            # Before anybody takes it again.
+            states = self._ended(verdicts, rows())
+            return lambda: states
+        return lambda: self._ended(verdicts, rows())
+
+    def _ended(
+        self, verdicts: Sequence[tuple[Claim, Outcome, Verdict]], rows: Iterable[tuple[Any, ...]]
+    ) -> dict[int, JobState]:
         states = {job: JobState(state) for job, state in rows}
         self._wait_again([(claim, verdict) for claim, _, verdict in verdicts if states.get(claim.job.id) == "new"])
         for claim, outcome, _ in verdicts:
