@@ -107,13 +107,18 @@ def _run(file: Path | None, target: str | None, overrides: dict[str, Any]) -> in
 async def _serve(config: Config, reload: Callable[[], Config], heir: Inheritance | None) -> int:
     from instar.control.assembly import Way, announce, assembled, inherited
     from instar.control.herald import Herald
+    from instar.listeners.systemd import take_inherited
+    from instar.supervisor.stored import StoredSockets
     from instar.supervisor.upgrade.selftest import invocation
 
     herald = Herald.from_environment()
+    stored = StoredSockets(herald.notifier, take_inherited())
     command = heir.command if heir else invocation()
     way = Way(command, sys.argv[1:], lambda: {**os.environ, **herald.environment()})
     async with (
-        assembled(config, reload, sockets=inherited(config), heir=heir, way=way) as supervisor,
+        assembled(
+            config, reload, sockets=inherited(config, stored.activated), stored=stored, heir=heir, way=way
+        ) as supervisor,
         herald.following(supervisor),
     ):
 
@@ -121,6 +126,7 @@ async def _serve(config: Config, reload: Callable[[], Config], heir: Inheritance
             announce(supervisor, generation)
             herald.serving(generation.number)
 
+        herald.on_settled = supervisor.registry.frontend.keep
         supervisor.on_stop = herald.stopping
         supervisor.signals[signal.SIGUSR2] = supervisor.upgrade_by_signal
         return await supervisor.serve(serving)

@@ -14,7 +14,7 @@ from pathlib import Path
 from instar.config import Config, parse_address
 from instar.control.server import ControlServer
 from instar.errors import InstarError
-from instar.listeners.systemd import match, take_inherited
+from instar.listeners.systemd import Inherited, match
 from instar.supervisor.frontend import Frontend
 from instar.supervisor.generation import Generation
 from instar.supervisor.leftovers import Orphan, find_orphans
@@ -26,6 +26,7 @@ from instar.supervisor.registry import Outside
 from instar.supervisor.remains import Remains, find_remains
 from instar.supervisor.seams import Seams
 from instar.supervisor.statedir import OccupiedError, StateDir, lock_folder
+from instar.supervisor.stored import StoredSockets
 from instar.supervisor.supervisor import Supervisor
 from instar.supervisor.upgrade.inheritance import Inheritance
 from instar.supervisor.upgrade.release import Releases, import_from
@@ -42,6 +43,7 @@ async def assembled(
     reload: Callable[[], Config],
     *,
     sockets: Sequence[socket.socket] = (),
+    stored: StoredSockets | None = None,
     pooled: bool = False,
     side_by_side: bool = False,
     seams: Seams | None = None,
@@ -51,9 +53,10 @@ async def assembled(
 ) -> AsyncIterator[Supervisor]:
     """A supervisor that is ready for `serve`, with its control socket open. Raises InstarError.
 
-    `sockets`: listening sockets for the binds that name their addresses; `pooled`: other supervisors accept from
-    them too, and nothing is adopted. `side_by_side`: if the state directory is taken, one beside it is used (`NAME.2`,
-    `NAME.3` …); also if a generation lives in it whose supervisor died, which is then one of `supervisor.orphans`.
+    `sockets`: listening sockets for the binds that name their addresses; `stored`: those that the service manager has
+    kept for us. `pooled`: other supervisors accept from them too, and nothing is adopted. `side_by_side`: if the state
+    directory is taken, one beside it is used (`NAME.2`, `NAME.3` …); also if a generation lives in it whose supervisor
+    died, which is then one of `supervisor.orphans`.
     `heir`: what the version that we were has left; `way`: how to become another.
     """
     system = system or System()
@@ -68,7 +71,7 @@ async def assembled(
     try:
         outside = Outside(
             state,
-            Frontend(lock_folder(), sockets, pooled),
+            Frontend(lock_folder(), sockets, pooled, stored),
             log,
             collect=follower.catch_up,
             retire_output=follower.retire,
@@ -77,6 +80,8 @@ async def assembled(
         )
         supervisor = Supervisor(config, reload, outside)
         supervisor.orphans, supervisor.remains = orphans, remains
+        if stored:
+            stored.log = log.write
         control = ControlServer(supervisor)
         await control.start(heir.take_control() if heir else -1)
         supervisor.heir = heir
@@ -150,9 +155,9 @@ def prepare_upgrade(supervisor: Supervisor, control: ControlServer, way: Way) ->
     supervisor.upgrade = Upgrade(origin, supervisor.registry, supervisor.operations, supervisor.tasks)
 
 
-def inherited(config: Config) -> list[socket.socket]:
-    """Listening sockets from the service manager. Raises ConfigError for one that no bind names."""
-    return list(match(take_inherited(), config.web.bind).values())
+def inherited(config: Config, sockets: Sequence[Inherited]) -> list[socket.socket]:
+    """Listening sockets of socket units. Raises ConfigError for one that no bind names."""
+    return list(match(sockets, config.web.bind).values())
 
 
 def open_log(config: Config, folder: Path) -> LogStore:

@@ -85,8 +85,7 @@ OOMPolicy=continue
 # A connection is a descriptor.
 LimitNOFILE=65536
 
-# Nothing that the unit starts gains privileges, by setuid programs or file capabilities.
-NoNewPrivileges=yes
+{_gains(config)}
 # It makes no setuid files either.
 RestrictSUIDSGID=yes
 # No change of the execution domain (personality(2)).
@@ -113,6 +112,13 @@ ProtectSystem=full
 {_home(config, options)}
 # Not set: PrivateTmp (each start gets another /tmp, and processes that serve on would lose theirs),
 # ProtectControlGroups (see Delegate), MemoryDenyWriteExecute (ctypes and just-in-time compilers need it)."""
+
+
+def _gains(config: Config) -> str:
+    if config.app.no_new_privs:
+        why = "# Nothing that the unit starts gains privileges, by setuid programs or file capabilities."
+        return f"{why}\nNoNewPrivileges=yes"
+    return "# Not set: NoNewPrivileges ([app] no_new_privs = false). With User=, the lines below set it all the same."
 
 
 def _home(config: Config, options: UnitOptions) -> str:

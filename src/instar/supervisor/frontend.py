@@ -12,12 +12,13 @@ from instar.config import Address, Config, parse_address
 from instar.config.address import Protocol
 from instar.errors import ConfigError, InstarError
 from instar.listeners import AddressLock, open_listener, restore_listener
-from instar.listeners.base import Canary, Listener, Mode, Slot, Steering
+from instar.listeners.base import Canary, Listener, Mode, Slot, Steering, other
 from instar.listeners.systemd import is_bound_to
 from instar.runtime.spec import ListenerSpec
 from instar.supervisor.contact import cookie_of
-from instar.supervisor.plan import Plan, socket_capacity, socket_owner
+from instar.supervisor.plan import Plan, socket_capacity, socket_owner, worker_count
 from instar.supervisor.record import ListenerRecord
+from instar.supervisor.stored import StoredSockets, refuse_waiting
 
 _SLOTS: tuple[Slot, Slot] = ("a", "b")
 #: The mode asked of a TCP listener by `[web] steering`; None: what the kernel can.
@@ -34,6 +35,8 @@ class Frontend:
     inherited: Sequence[socket.socket] = ()
     #: The inherited sockets belong to a zerg pool: other supervisors accept from them as well.
     pooled: bool = False
+    #: Copies of the sockets with the service manager.
+    stored: StoredSockets | None = None
     #: By bind, as in the configuration.
     listeners: dict[str, Listener] = dataclasses.field(default_factory=dict)
     live: Slot = "a"
@@ -59,6 +62,9 @@ class Frontend:
         On an error nothing new stays open. Raises InstarError.
         """
         opened: list[str] = []
+        if self.stored and not self.listeners:
+            # What waits since everything died is for the first generation.
+            self.live = self.stored.waiting_slot()
         try:
             for bind in config.web.bind:
                 if bind not in self.listeners:
@@ -75,7 +81,7 @@ class Frontend:
         if not pooled and not bind.endswith(":0"):
             self._refuse_other_protocol(bind, address)
             self._locks[bind] = AddressLock(self.lock_folder, address.location)
-        self.listeners[bind] = open_listener(
+        self.listeners[bind] = self._take_stored(bind, config) or open_listener(
             bind,
             rows=socket_capacity(config),
             backlog=config.web.backlog,
@@ -85,16 +91,43 @@ class Frontend:
             unix_owner=socket_owner(config),
         )
 
+    def _take_stored(self, bind: str, config: Config) -> Listener | None:
+        """The listener whose sockets the service manager has kept. None: there is none, or it is of no use."""
+        found = self.stored.take(bind) if self.stored else None
+        if self.stored is None or found is None:
+            return None
+        served, sockets = worker_count(config), found.slots
+        if _MODES[config.web.steering] in (None, found.mode):
+            try:
+                steering = Steering(self.live, {slot: self._rows_of(bind, sockets[slot], slot) for slot in _SLOTS})
+                listener = restore_listener(bind, found.mode, sockets, steering=steering, backlog=config.web.backlog)
+                if found.mode is Mode.STEERED:
+                    # From now on nobody is led there.
+                    refuse_waiting([*sockets[other(self.live)], *sockets[self.live][served:]])
+                    listener.prepare(self.live, 0)
+            except InstarError as error:
+                self.stored.log(f"{error}; it is opened anew")
+            else:
+                self.stored.log(f"{bind}: the listening sockets that the service manager kept are served again")
+                return listener
+        self.stored.give_up(bind, found.all())
+        return None
+
     def _refuse_other_protocol(self, bind: str, address: Address) -> None:
-        for other in self.listeners:
-            if parse_address(other).location == address.location:
+        for open_one in self.listeners:
+            if parse_address(open_one).location == address.location:
                 raise ConfigError(
-                    f"cannot change {other} to {bind} by a restart: its clients would speak the wrong protocol "
+                    f"cannot change {open_one} to {bind} by a restart: its clients would speak the wrong protocol "
                     "to one of the generations; use another address, or `instar stop` and `instar run`"
                 )
 
+    def keep(self) -> None:
+        """Have the service manager hold copies of exactly the sockets that are open."""
+        if self.stored:
+            self.stored.sync(self.listeners)
+
     def close(self, binds: Iterable[str]) -> None:
-        """Close addresses."""
+        """Close addresses; what the service manager holds of them stays there, for the next start."""
         for bind in list(binds):
             self._applied.pop(bind, None)
             self.early.pop(bind, None)

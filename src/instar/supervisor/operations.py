@@ -306,6 +306,7 @@ class Operations:
         if not done:
             self._registry.frontend.dropped.clear()
         self._registry.frontend.close(dropped if done else added)
+        self._registry.frontend.keep()
 
     # --- upgrades -----------------------------------------------------------------------------------
 

@@ -66,8 +66,10 @@ class Instance:
 
     # --- life ---
 
-    def start(self, limit: float = 40.0, program: Sequence[str] = (str(INSTAR),)) -> Instance:
-        """Start, and wait until it serves. `program`: what runs instar."""
+    def start(
+        self, limit: float = 40.0, program: Sequence[str] = (str(INSTAR),), pass_fds: Sequence[int] = ()
+    ) -> Instance:
+        """Start, and wait until it serves. `program`: what runs instar; `pass_fds`: descriptors for it."""
         self.project.write()
         argv = [*program, "run", "-c", str(self.project.config_file)]
         with self._output.open("ab") as output:
@@ -78,6 +80,7 @@ class Instance:
                 stderr=output,
                 env=self.environment,
                 cwd=self.project.root,
+                pass_fds=pass_fds,
             )
         wait_for("the supervisor serves", self._serves, limit)
         return self

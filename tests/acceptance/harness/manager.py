@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.instance import INSTAR
+from harness.instance import INSTAR, Instance
 from harness.waiting import wait_for
 from instar.system.notify import Notice, close_all, notice_socket, receive
 
@@ -20,6 +20,7 @@ import fcntl, json, os, sys
 fds, names = json.loads(sys.argv[1])
 # Out of the way first: one may stand where another has to go.
 high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 200) for fd in fds]
+os.closerange(3, 200)
 for number, fd in enumerate(high):
     os.dup2(fd, 3 + number, inheritable=True)
     os.close(fd)
@@ -78,10 +79,18 @@ class Manager:
 
     def program(self, activated: Sequence[tuple[str, int]] = ()) -> list[str]:
         """What starts instar: with the sockets of units, and the stored ones behind them, in no useful order."""
-        stored = [(name, fd) for name, fds in self.store.items() for fd in fds]
-        handed = [*activated, *reversed(stored)]
+        handed = self._handed(activated)
         what = json.dumps([[fd for _, fd in handed], [name for name, _ in handed]])
         return [sys.executable, str(self._become), what, str(INSTAR)]
+
+    def start(self, instance: Instance, activated: Sequence[tuple[str, int]] = ()) -> None:
+        """Start instar with all that this manager has for it."""
+        fds = [fd for _, fd in self._handed(activated)]
+        instance.start(program=self.program(activated), pass_fds=fds)
+
+    def _handed(self, activated: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        stored = [(name, fd) for name, fds in self.store.items() for fd in fds]
+        return [*activated, *reversed(stored)]
 
     def close(self) -> None:
         """Forget everything."""
