@@ -113,6 +113,7 @@ def test_sockets_come_back_when_everything_died(instance: Instance, project: Pro
         socket.create_connection(("127.0.0.1", project.port), 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("reuse", "mode"), [(False, "shared"), (True, "steered")])
 def test_a_socket_unit_beside_the_store(
     instance: Instance, project: Project, manager: Manager, reuse: bool, mode: str
