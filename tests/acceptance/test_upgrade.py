@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
+import pwd
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -366,3 +371,41 @@ def test_another_environment(project: Project, instance: Instance, site: Site, t
     assert instance.status()["version"] == "2.1"
     said = instance.command("upgrade", "--to", str(tmp_path / "nothing"))
     assert "it is no program" in said.err
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user: run the tests as root")
+@pytest.mark.parametrize("trouble", ["", "adopted raises", "adopted leaves"])
+def test_processes_of_another_user(
+    project: Project, instance: Instance, site: Site, folder: Path, trouble: str
+) -> None:
+    """Generations that are booted after going back run from the copy, which their user can read and not write."""
+    nobody = pwd.getpwnam("nobody")
+    packages = str(Path(importlib.util.find_spec("granian").origin).parents[1])  # type: ignore[union-attr, arg-type]
+    code = f"import sys; sys.path.insert(0, {packages!r}); import granian"
+    version = f"python3.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        with contextlib.suppress(OSError):
+            if subprocess.run([python, "-c", code], user=nobody.pw_uid, cwd="/", check=False).returncode == 0:
+                break
+    else:
+        pytest.skip(f"no {version} that nobody can run: install one outside of root's home")
+    folder.chmod(0o755)
+    project.config["app"]["python"] = python
+    project.config["app"]["pythonpath"].append(packages)
+    project.gates.chmod(0o777)
+    project.config["app"]["user"] = "nobody"
+    instance.start(program=[str(site.program)])
+    pid, before = instance.pid, family(instance)
+    site.install("2.0", trouble)
+    assert instance.command("upgrade").code == (3 if trouble else 0)
+    assert family(instance) == before
+    assert instance.command("restart").code == 0
+    assert ask(project.port) == 2
+    zygote = instance.live()["pid"]
+    assert Path(f"/proc/{zygote}").stat().st_uid == nobody.pw_uid
+    assert (b"/releases/" in command_of(zygote)) == bool(trouble)
+    copies = list((instance.state_dir / "releases").iterdir())
+    assert {path.stat().st_uid for path in copies} == {0}
+    assert pid
+    end(instance)

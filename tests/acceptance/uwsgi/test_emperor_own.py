@@ -133,3 +133,25 @@ def test_a_real_emperor_with_a_vassal_of_ours(emperor: EmperorRun) -> None:
     (emperor.vassals / "app.ini").unlink()
     wait_for("byte 0: the end", lambda: not alive(pid), 30.0)
     assert emperor.stop() == 0
+
+
+@pytest.mark.long
+def test_instar_is_upgraded_below_the_emperor(emperor: EmperorRun) -> None:
+    """A vassal's supervisor stays the process that the Emperor knows, and goes on hearing it."""
+    port = free_port()
+    native(emperor, port)
+    emperor.start()
+    before = emperor.wait_state("shop.toml", "serving")["pid"]
+    [state] = [
+        path.parents[1] for path in emperor.state.rglob("control/control.sock") if path.parents[1].name == "shop"
+    ]
+    for _ in range(2):
+        said = emperor.command("upgrade", "--state-dir", str(state), "--json")
+        assert (said.code, said.json["outcome"], said.json["serving"]) == (0, "done", 1), said
+        assert emperor.get(port) == (200, "plain answer")
+        assert emperor.wait_state("shop.toml", "serving")["pid"] == before
+    assert emperor.command("restart", "shop").code == 0
+    (emperor.vassals / "shop.toml").unlink()
+    wait_for("the vassal's end", lambda: not alive(before))
+    said = emperor.command("upgrade", "--state-dir", str(emperor.state))
+    assert said.code != 0
