@@ -37,8 +37,11 @@ CLIENTS: dict[str, dict[str, Any]] = {
     "websocket": {"count": 1},
 }
 NAMES = ("test.jobs.1", "test.jobs.2")
-#: Seconds that a new version gets in tests.
-LIMIT = "12s"
+
+
+def limit(trouble: str) -> list[str]:
+    """How long a new version gets: what hangs is waited for that long, what is only slow on a busy machine isn't."""
+    return ["--timeout", "20s" if "hangs" in trouble else "90s"]
 
 
 @pytest.fixture
@@ -170,10 +173,10 @@ def test_a_version_that_fails_gives_way(project: Project, instance: Instance, si
     pid, before = instance.pid, family(instance)
     with under_load(project):
         site.install("2.0", trouble)
-        said = instance.command("upgrade", "--timeout", LIMIT, "--json")
+        said = instance.command("upgrade", *limit(trouble), "--json")
     assert said.code == 3, said
     assert (said.json["outcome"], said.json["to_version"], said.json["version"]) == ("rolled-back", "2.0", "1.0")
-    what = {"raises": "broken release", "exits": "ended with status 9", "hangs": "was not ready within 12 s"}
+    what = {"raises": "broken release", "exits": "ended with status 9", "hangs": "was not ready within 20 s"}
     assert what[trouble.split()[1]] in said.json["error"]
     status = instance.status()
     assert (status["pid"], status["version"]) == (pid, "1.0")
@@ -199,7 +202,7 @@ def test_a_version_that_dies_is_followed_by_the_guardian(
     pid, before = instance.pid, family(instance)
     with under_load(project):
         site.install("2.0", trouble)
-        said = instance.command("upgrade", "--timeout", LIMIT, "--json")
+        said = instance.command("upgrade", *limit(trouble), "--json")
     assert said.code == 3, said
     assert said.json["version"] == "1.0"
     status = instance.status()
@@ -295,7 +298,7 @@ def test_a_unix_socket(project: Project, instance: Instance, site: Site, trouble
     before = family(instance)
     for version in ("2.0", "3.0"):
         site.install(version, trouble)
-        assert instance.command("upgrade", "--timeout", LIMIT).code == (3 if trouble else 0)
+        assert instance.command("upgrade", *limit(trouble)).code == (3 if trouble else 0)
         assert ask_unix(project.root / "web.sock") == 200
         assert ask(project.port) == 1
         assert family(instance) == before
@@ -333,7 +336,7 @@ def test_what_a_service_manager_sees(
         manager.wait_for("WATCHDOG", count=count + 1, limit=15)
         assert b"NOTIFY_SOCKET" not in Path(f"/proc/{instance.live()['pid']}/environ").read_bytes()
         site.install("3.0", "adopted hangs deaf")
-        assert instance.command("upgrade", "--timeout", LIMIT).code == 3
+        assert instance.command("upgrade", *limit("hangs")).code == 3
         now = instance.status()["pid"]
         assert now != pid
         manager.wait_for("READY", count=3)

@@ -14,10 +14,11 @@ from instar.cli._stages import follow_handover
 from instar.cli._target import find_client
 from instar.control.client import Client
 from instar.errors import ConfigError, InstarError, NoSupervisorError
+from instar.supervisor.upgrade.changeover import BACK_LIMIT
 
 #: Seconds between two looks for the result.
 _LOOK_EVERY = 0.1
-#: The new version's time, then the old one's, then some for a busy machine.
+#: Beyond the new version's time and the old one's (seconds).
 _MARGIN = 30.0
 
 
@@ -27,8 +28,13 @@ def upgrade(
         typer.Option(metavar="PROGRAM", help="The `instar` of another environment, for this and later upgrades."),
     ] = None,
     timeout: Annotated[
-        str, typer.Option(metavar="DURATION", help="The new version goes back if it isn't ready by then.")
-    ] = "30s",
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="The new version goes back if it isn't ready by then.",
+            show_default="30s, or five times what its self-test took",
+        ),
+    ] = None,
     json: Json = False,
     config: ConfigFile = None,
     name: Name = None,
@@ -46,10 +52,10 @@ def upgrade(
       instar upgrade --to /opt/instar-2/bin/instar
       instar upgrade --json | jq .version
     """
-    limit = _seconds(timeout)
+    limit = None if timeout is None else _seconds(timeout)
     client = find_client(config, name, state_dir)
     body = {"program": str(to.absolute()) if to else None, "limit": limit}
-    raise typer.Exit(follow_handover(_events(client, body, limit), what="upgrade", as_json=json))
+    raise typer.Exit(follow_handover(_events(client, body), what="upgrade", as_json=json))
 
 
 def _seconds(text: str) -> float:
@@ -64,17 +70,17 @@ def _seconds(text: str) -> float:
     return limit
 
 
-def _events(client: Client, body: dict[str, Any], limit: float) -> Iterator[dict[str, Any]]:
+def _events(client: Client, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The events of the old version, and the result from whichever version runs in the end."""
-    number: int | None = None
+    number, limit = None, 0.0
     for event in client.stream("POST", "/v1/upgrade", body):
         if event["event"] == "exec":
-            number = event["op"]
+            number, limit = event["op"], event["limit"]
         else:
             yield event
     if number is not None:
         yield {"event": "stage", "stage": "start", "state": "started", "seconds": 0.0}
-        result = _result(client, number, 2 * limit + _MARGIN)
+        result = _result(client, number, limit + max(limit, BACK_LIMIT) + _MARGIN)
         last = result["stages"][-1] if result["stages"] else {}
         if last.get("stage") == "start":
             yield {"event": "stage", **last}

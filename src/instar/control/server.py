@@ -19,7 +19,6 @@ from instar.supervisor.plan import Parts
 from instar.supervisor.report import Report
 from instar.supervisor.statedir import listen_unix
 from instar.supervisor.supervisor import Supervisor
-from instar.supervisor.upgrade.upgrade import LIMIT
 
 _MOST_HISTORY = 1000
 
@@ -101,7 +100,7 @@ class ControlServer:
             raise ConfigError("cannot upgrade to a program of your choice: only the supervisor's user and root may")
         try:
             report = supervisor.upgrade.begin(
-                None if program is None else str(program), LIMIT if limit is None else parse_duration(limit)
+                None if program is None else str(program), None if limit is None else parse_duration(limit)
             )
         except ValueError as error:
             raise ConfigError(f"cannot upgrade: {error}") from error

@@ -27,10 +27,12 @@ from typing import Any
 VARIABLE = "INSTAR_UPGRADE"
 #: What a supervisor handles: blocked while there may be nobody who does.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
-#: News for the guardian: the supervisor is ready; it goes back, and needs its time once more.
-READY, BACK = b"R", b"B"
+#: News for the guardian, in lines: the supervisor is ready; it goes back, with the reason behind the letter.
+READY, BACK = b"R\n", b"B"
 #: The guardian gives the process so long beyond its limit to go back by itself (seconds).
 MARGIN = 2.0
+#: For the old version, which has shown that it can start; the machine may be slow.
+BACK_LIMIT = 120.0
 
 
 class Order:
@@ -46,10 +48,11 @@ class Order:
         """Whether the new version has not said that it is ready: then it closes the pipe."""
         return _same(self._fds["ready"], self._copies["ready"])
 
-    def tell_guardian(self) -> None:
+    def tell_guardian(self, why: str) -> None:
         """The old version starts."""
+        line = BACK + why.encode(errors="replace").replace(b"\n", b" ")[:1000] + b"\n"
         with contextlib.suppress(OSError):
-            os.write(self._copies["ready"], BACK)
+            os.write(self._copies["ready"], line)
 
     def go_back(self, why: str) -> None:
         """Become the old version, in this process. Returns only if that can't be executed."""
@@ -86,7 +89,7 @@ def lead() -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(f"instar: the new version {why}; back to {order.raw['from_version']}", file=sys.stderr, flush=True)
-        order.tell_guardian()
+        order.tell_guardian(why)
         order.go_back(why)
 
     def overdue(*_: object) -> None:
@@ -138,18 +141,13 @@ def guard(pidfd: int, news: int, hello: int) -> int:
     order = Order(json.loads(os.environ[VARIABLE]))
     os.write(hello, b"H")
     os.close(hello)
-    limit, why = order.limit + MARGIN, ""
-    while not why:
-        word = _word(news, pidfd, limit)
-        if word == READY:
-            return 0
-        if word == BACK:
-            # As long as the new version had, for the old one.
-            limit = order.limit + MARGIN
-        elif word is None:
-            why = f"was not ready within {order.limit:g} s, and hung where nothing could interrupt it"
-        else:
-            why = "died before it was ready"
+    why, back = _watch(order, news, pidfd), ""
+    if why.startswith("B"):
+        back = why[1:]
+        why = _watch(order, news, pidfd, max(order.limit, BACK_LIMIT))
+    if not why:
+        return 0
+    why = back or why
     _become_main(pidfd)
     if "WATCHDOG_PID" in os.environ:
         os.environ["WATCHDOG_PID"] = str(os.getpid())
@@ -158,13 +156,18 @@ def guard(pidfd: int, news: int, hello: int) -> int:
     return 1
 
 
-def _word(news: int, pidfd: int, limit: float) -> bytes | None:
-    """A byte; nothing when the process is gone; None when the time is over."""
-    ready, _, _ = select.select([news, pidfd], [], [], limit)
+def _watch(order: Order, news: int, pidfd: int, limit: float = 0.0) -> str:
+    """Why the process has to be replaced; `B` and its reason when it goes back by itself; nothing when it is ready."""
+    ready, _, _ = select.select([news, pidfd], [], [], limit or order.limit + MARGIN)
     # What it said before it died counts: with the READY, whoever ends it has meant to.
-    if news in ready:
-        return os.read(news, 1)
-    return b"" if ready else None
+    lines = os.read(news, 4096).splitlines(keepends=True) if news in ready else []
+    if READY in lines:
+        return ""
+    if lines:
+        return lines[0].decode(errors="replace").strip()
+    if ready:
+        return "died before it was ready"
+    return f"was not ready within {order.limit:g} s, and hung where nothing could interrupt it"
 
 
 def _become_main(pidfd: int) -> None:

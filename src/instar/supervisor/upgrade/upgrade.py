@@ -29,6 +29,8 @@ from instar.supervisor.upgrade.trial import Trial, TrialError
 
 #: Seconds until the new version has to be ready, if nobody says otherwise; the same for each self-test.
 LIMIT = 30.0
+#: At least so many times as long as its self-test took: on a busy machine all is slow.
+_TIMES = 5
 #: Seconds for watchers to take the last event.
 _WATCHERS_PATIENCE = 1.0
 
@@ -60,7 +62,7 @@ class Upgrade:
         self._system = registry.system
         self._trial = Trial(registry, origin.environment)
 
-    def begin(self, program: str | None = None, limit: float = LIMIT) -> Report:
+    def begin(self, program: str | None = None, limit: float | None = None) -> Report:
         """Begin; `program`: another instar than the one that was started. Raises InstarError.
 
         The report ends with the event `exec` when the rest is told by the history.
@@ -74,8 +76,8 @@ class Upgrade:
         self._tasks.spawn(self._run(report, command, limit), "upgrade")
         return report
 
-    async def _run(self, report: Report, command: list[str], limit: float) -> None:
-        error, found = "", None
+    async def _run(self, report: Report, command: list[str], asked: float | None) -> None:
+        error, found, limit = "", None, asked or LIMIT
         tail: list[str] = []
         try:
             await self._wait(report)
@@ -85,6 +87,7 @@ class Upgrade:
             with report.stage("self-test") as stage:
                 found = await self._trial.run(command, limit, "the new version")
                 stage.detail = f"{__version__} → {found.version}"
+            limit = asked or max(LIMIT, _TIMES * stage.seconds)
             await self._change(report, command, found, limit)
         except TrialError as problem:
             error, tail = str(problem), problem.tail
@@ -135,7 +138,7 @@ class Upgrade:
         script = changeover_script(origin.home)
         guardian = await Guardian.start(script, heir, origin.environment())
         try:
-            report.leave(op=report.op)
+            report.leave(op=report.op, limit=limit)
             await report.heard(_WATCHERS_PATIENCE)
             self._operations.refuse_if_not_quiet("upgrade")
             self._registry.collect()

@@ -68,7 +68,7 @@ def test_ready_is_said_once_and_closed() -> None:
     heir = an_inheritance(ready=writer)
     heir.confirm()
     heir.confirm()
-    assert os.read(reader, 9) == b"R"
+    assert os.read(reader, 9) == b"R\n"
     assert os.read(reader, 9) == b""
     os.close(reader)
 
