@@ -15,6 +15,8 @@ from harness.instance import Instance
 from harness.project import Project
 from harness.users import interpreter_for
 
+import instar
+
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user: run the tests as root")
 
 SECRET = "hunter2-is-not-a-password"
@@ -89,6 +91,7 @@ def served(instance: Instance, project: Project, folder: Path) -> Instance:
     (folder / "secrets.env").write_text(f"PASSWORD={SECRET}\n")
     (folder / "secrets.env").chmod(0o600)
     project.config["app"] |= {"user": "daemon", "target": "taken:app", "env_file": str(folder / "secrets.env")}
+    project.config["app"]["deploy_group"] = "games"
     project.config["app"] |= interpreter_for(user)
     project.config["health"]["path"] = "/"
     project.config["handlers"] = {"runners": {"count": 1}}
@@ -163,6 +166,27 @@ def test_secrets_are_shown_nowhere(served: Instance, project: Project) -> None:
     holding = [path for path in files_of(served.state_dir) if SECRET.encode() in path.read_bytes()]
     assert not holding
     assert SECRET not in project.root.joinpath("instar.out").read_text()
+
+
+def test_the_deploy_group(served: Instance, project: Project) -> None:
+    """In the group, the command line finds the socket and is obeyed; not in it, there is no supervisor to be seen."""
+    app = interpreter_for(pwd.getpwnam("nobody"))
+    path = os.pathsep.join([str(Path(instar.__file__).parents[1]), *app["pythonpath"]])
+    env = {"PYTHONPATH": path, "INSTAR_STATE_DIR": str(served.state_dir), "HOME": "/"}
+    run = [str(app["python"]), "-c", "import sys; from instar.cli import main; sys.exit(main())"]
+
+    def code_of(verb: str, group: Any, *groups: str) -> int:
+        argv = [*run, verb, "--json", "-c", str(project.config_file)]
+        who: dict[str, Any] = {"user": "nobody", "group": group, "extra_groups": groups}
+        return subprocess.run(argv, env=env, cwd="/", capture_output=True, timeout=120, **who).returncode
+
+    assert code_of("status", 60000) == 5
+    assert code_of("stop", 60000) == 5
+    assert code_of("status", "games") == 0
+    assert code_of("restart", 60000, "games") == 0
+    assert served.status()["web"]["live_generation"] == 2
+    door = served.state_dir / "deploy" / "control.sock"
+    assert (door.stat().st_mode & 0o777, door.parent.stat().st_mode & 0o777) == (0o660, 0o710)
 
 
 def files_of(folder: Path) -> list[Any]:

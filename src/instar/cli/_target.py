@@ -6,6 +6,7 @@ must not keep `instar stop` from stopping.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import tomllib
@@ -16,6 +17,8 @@ from instar.errors import ConfigError
 
 DEFAULT_FILE = Path("instar.toml")
 DEFAULT_NAME = "main"
+#: State directories of supervisors that root has started.
+_SYSTEM = Path("/run/instar")
 
 
 def find_client(config: Path | None, name: str | None, state_dir: Path | None) -> Client:
@@ -27,7 +30,11 @@ def find_state(config: Path | None, name: str | None, state_dir: Path | None) ->
     """The state directory: as told, else as the name says."""
     if state_dir is not None:
         return state_dir.absolute()
-    return _occupied(state_of(name or name_in(config)))
+    name = name or name_in(config)
+    state = _occupied(state_of(name))
+    # A member of `[app] deploy_group` speaks to a supervisor that root has started.
+    system = _SYSTEM / name
+    return system if not _has_socket(state) and not _told() and _has_socket(system) else state
 
 
 def _occupied(root: Path) -> Path:
@@ -39,7 +46,15 @@ def _occupied(root: Path) -> Path:
 
 
 def _has_socket(root: Path) -> bool:
-    return (root / "control/control.sock").exists()
+    for name in ("control", "deploy"):
+        with contextlib.suppress(PermissionError):
+            if (root / name / "control.sock").exists():
+                return True
+    return False
+
+
+def _told() -> bool:
+    return bool(os.environ.get("INSTAR_STATE_DIR"))
 
 
 def state_of(name: str) -> Path:
@@ -47,7 +62,7 @@ def state_of(name: str) -> Path:
     if told := os.environ.get("INSTAR_STATE_DIR"):
         return Path(told).absolute()
     if os.geteuid() == 0:
-        return Path("/run/instar") / name
+        return _SYSTEM / name
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "instar" / name
     return Path.home() / ".local/state/instar" / name

@@ -88,6 +88,13 @@ class App(Table):
     group: Text = setting(
         "", "Group that they run as (name or number). Empty: the primary group of `user`.", unit="group"
     )
+    deploy_group: Text = setting(
+        "",
+        "Group (name or number) whose members may use the supervisor's control socket, as its user and root do: "
+        "restart, roll back, stop, read the log. What is started then is what `instar.toml` says.",
+        unit="group",
+        example="deploy",
+    )
     umask: Umask = setting(
         "",
         "Permissions that files made by the application's processes do not get, in octal digits. Empty: the umask "

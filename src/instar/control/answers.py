@@ -14,6 +14,12 @@ from aiohttp import web
 
 from instar.errors import ConfigError, ExitCode, InstarError
 
+#: Number of the group whose members may ask, besides the supervisor's user and root.
+GROUP: web.AppKey[int | None] = web.AppKey("group")
+
+#: include/uapi/asm-generic/socket.h: supplementary groups, at the time of connect(2).
+_SO_PEERGROUPS = 59
+
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HTTP_STATUS = {ExitCode.USAGE: 400, ExitCode.BUSY: 409}
 
@@ -31,7 +37,7 @@ async def errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
 @web.middleware
 async def peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """The socket's mode keeps others out; this does too, wherever the folder was moved."""
-    if not privileged(request):
+    if not privileged(request) and not member(request):
         text = f"cannot obey uid {uid_of(request)}: it is not the supervisor's user"
         return web.json_response({"error": text}, status=403)
     return await handler(request)
@@ -39,10 +45,26 @@ async def peers(request: web.Request, handler: _Handler) -> web.StreamResponse:
 
 def uid_of(request: web.Request) -> int:
     """Of the process that connected (SO_PEERCRED, unix(7)); -1: unknown."""
+    return _credentials(request)[1]
+
+
+def _credentials(request: web.Request) -> tuple[int, int, int]:
     sock = request.transport.get_extra_info("socket") if request.transport else None
     raw = array.array("i")
     raw.frombytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12) if sock else b"\xff" * 12)
-    return raw[1]
+    return raw[0], raw[1], raw[2]
+
+
+def member(request: web.Request) -> bool:
+    """Whether the process that connected was in the group that the socket is open to, if there is one."""
+    gid, sock = request.app.get(GROUP), request.transport.get_extra_info("socket") if request.transport else None
+    if gid is None or sock is None:
+        return False
+    groups = array.array("I")
+    # Somebody in more groups than fit is asked for the primary one only.
+    with contextlib.suppress(OSError):
+        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024))
+    return gid == _credentials(request)[2] or gid in groups
 
 
 def privileged(request: web.Request) -> bool:

@@ -21,6 +21,8 @@ class Client:
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / "control" / "control.sock"
+        #: For the members of `[app] deploy_group`, to whom the other is closed.
+        self.door = state_dir / "deploy" / "control.sock"
 
     def get(self, path: str) -> dict[str, Any]:
         """The answer to a query."""
@@ -46,7 +48,7 @@ class Client:
 
     @contextlib.contextmanager
     def _request(self, method: str, path: str, body: dict[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
-        connection = _UnixConnection(self.path)
+        connection = _UnixConnection(self.path, self.door)
         try:
             payload = None if body is None else json.dumps(body)
             connection.request(method, path, payload, {"Content-Type": "application/json"})
@@ -63,14 +65,31 @@ class Client:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, door: Path) -> None:
         super().__init__("localhost")
         self._path = path
+        self._door = door
 
     def connect(self) -> None:
+        try:
+            self._connect(self._path)
+        except PermissionError:
+            try:
+                self._connect(self._door)
+            except OSError:
+                pass
+            else:
+                return
+            raise
+
+    def _connect(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with unix_address(self._path) as address:
-            self.sock.connect(address)
+        try:
+            with unix_address(path) as address:
+                self.sock.connect(address)
+        except BaseException:
+            self.sock.close()
+            raise
 
 
 def _error(response: http.client.HTTPResponse) -> InstarError:

@@ -10,7 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from instar.config.units import parse_duration
-from instar.control.answers import body_of, each, errors, number, peers, privileged, stream
+from instar.control.answers import GROUP, body_of, each, errors, number, peers, privileged, stream
+from instar.control.door import close_door, group_of, open_door
 from instar.control.status import handlers, status
 from instar.errors import ConfigError
 from instar.listeners.base import Canary
@@ -41,6 +42,7 @@ class ControlServer:
         app.router.add_post("/v1/workers/{action:recycle|pause|resume}", self._workers)
         app.router.add_post("/v1/logs/{action:reopen|rotate}", self._reopen)
         app.router.add_post("/v1/handlers/{name}/{action:restart|move|pause|resume}", self._handler)
+        app[GROUP] = self._gid = group_of(supervisor.config.app.deploy_group)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True)
 
     async def start(self, inherited: int = -1) -> None:
@@ -56,11 +58,15 @@ class ControlServer:
         sock = sock or listen_unix(path, socket.SOCK_STREAM, 64)
         self.fd = sock.fileno()
         await web.SockSite(self._runner, sock).start()
+        close_door(self._supervisor.state)
+        if self._gid is not None:
+            await web.SockSite(self._runner, open_door(self._supervisor.state, self._gid)).start()
 
     async def stop(self) -> None:
         """Stop answering and remove the socket."""
         await self._runner.cleanup()
         self._supervisor.state.socket.unlink(missing_ok=True)
+        close_door(self._supervisor.state)
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response(status(self._supervisor))

@@ -170,7 +170,7 @@ class Operations:
             raise BusyError(f"cannot {verb}: something else has begun meanwhile; try again")
 
     def _check_unchanged(self, config: Config) -> None:
-        for key in ("name", "user", "group"):
+        for key in ("name", "user", "group", "deploy_group"):
             old, new = getattr(self.config.app, key), getattr(config.app, key)
             if old != new:
                 raise ConfigError(

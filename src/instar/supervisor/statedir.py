@@ -29,6 +29,8 @@ class StateDir:
         self.app = root / "app"
         self.journal = self.control / "journal.jsonl"
         self.socket = self.control / "control.sock"
+        #: The same, for the members of `[app] deploy_group`, to whom `control/` is closed.
+        self.door = root / "deploy" / "control.sock"
         self.log = self.control / "log"
         self.output = self.app / "output"
         #: Private copies of the versions of instar that run here.

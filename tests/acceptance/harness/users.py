@@ -8,11 +8,12 @@ import pwd
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-def interpreter_for(user: pwd.struct_passwd) -> dict[str, object]:
+def interpreter_for(user: pwd.struct_passwd) -> dict[str, Any]:
     """Settings for an interpreter of our version, with our packages, that this user can run."""
     version = "{}.{}".format(*sys.version_info)
     found = importlib.util.find_spec("granian")
