@@ -117,7 +117,7 @@ def test_a_job_over_restarts_and_a_killed_supervisor(with_jobs: Project, instanc
 
 
 @pytest.mark.long
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_job_of_30_s_over_five_restarts_and_a_killed_supervisor(with_jobs: Project, instance: Instance) -> None:
     long_job(with_jobs, instance, restarts=5, seconds=30.0)
 
