@@ -291,7 +291,7 @@ def there(store: str, request: pytest.FixtureRequest) -> tuple[Project, Instance
     return request.getfixturevalue(store), request.getfixturevalue("instance")
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["with_jobs", "on_postgres"], ids=["sqlite", "postgresql"])
 def test_jobs_of_web_workers(store: str, request: pytest.FixtureRequest) -> None:
     many_jobs(*there(store, request), jobs=60, restarts=1, kills=2, pause=0.02)
