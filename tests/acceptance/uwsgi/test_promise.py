@@ -142,7 +142,8 @@ def instar(recipe: Recipe, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("way", "rounds", "bound"),
     [
-        (command, 1, 0.05),
+        # Two samples beside whatever else runs; the long rows hold it to the promise.
+        (command, 1, 0.2),
         pytest.param(double, 1, 0.15, marks=LONG),
         pytest.param(double, 10, 0.15, marks=LONG),
         pytest.param(single, 10, 0.15, marks=LONG),
