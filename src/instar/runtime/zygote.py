@@ -22,6 +22,7 @@ from instar.runtime.crew import Crew
 from instar.runtime.link import Link
 from instar.runtime.loader import Application, ForkHazards, explain, load, prepare_path
 from instar.runtime.nursery import Nursery
+from instar.runtime.output import show_as
 from instar.runtime.parent import Phase
 from instar.runtime.roster import Roster
 from instar.runtime.scoreboard import Scoreboard
@@ -232,4 +233,6 @@ def _describe(error: BaseException) -> str:
 
 def main(text: str) -> int:
     """Run the zygote that the document describes."""
-    return Zygote(GenerationSpec.from_json(text), System()).run()
+    spec = GenerationSpec.from_json(text)
+    show_as(f"zygote.g{spec.generation}")
+    return Zygote(spec, System()).run()
