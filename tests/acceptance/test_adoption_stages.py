@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -229,49 +228,6 @@ def test_in_the_boot(scene: Scene) -> None:
 
 
 @marked
-def test_in_the_first_boot(scene: Scene) -> None:
-    """There is nobody to go back to: another generation is booted."""
-    scene.project.deploy("slow", "import-gate", gate=str(scene.gate))
-    scene.instance.spawn_supervisor()
-    zygote = wait_for("the first zygote", lambda: _booting(scene))
-    scene.instance.kill_supervisor()
-    scene.gate.touch()
-    scene.start()
-    assert scene.instance.live()["number"] == 2 and not alive(zygote)
-    outcomes = [(entry["kind"], entry["outcome"]) for entry in scene.instance.control.get("/v1/history")["entries"]]
-    assert outcomes == [("boot", "failed"), ("boot", "done")]
-    scene.alone(2)
-    scene.prove({2})
-
-
-def _booting(scene: Scene) -> int:
-    with contextlib.suppress(OSError, AssertionError, StopIteration):
-        return int(scene.instance.generation(1)["pid"])
-    return 0
-
-
-@marked
-def test_in_the_boot_with_the_old_generation(scene: Scene) -> None:
-    """Nobody is left who has served: all is ended, and a third generation is booted."""
-    scene.start()
-    scene.project.deploy("second", "import-gate", gate=str(scene.gate))
-    scene.restart().wait_stage("boot", "started")
-    booting = wait_for("the second zygote", lambda: scene.instance.generation(2)["pid"])
-    victims = [scene.instance.generation(1)["pid"], *scene.instance.workers(1)]
-
-    def kill_all() -> None:
-        for pid in victims:
-            os.kill(pid, signal.SIGKILL)
-        scene.gate.touch()
-
-    with scene.ledger.bound(ALL, LONG):
-        scene.interrupt(kill_all)
-        scene.ended(3, "failed", error="nobody was left who served")
-    assert not alive(booting)
-    scene.prove({1, 3}, lost=True)
-
-
-@marked
 def test_as_a_canary(scene: Scene) -> None:
     scene.start()
     handover = scene.restart(canary={"share": 0.3, "duration": "60s"})
@@ -462,45 +418,3 @@ def test_of_handlers_only(scene: Scene) -> None:
     assert scene.instance.command("restart").code == 0
     scene.alone(3)
     scene.prove({1, 3})
-
-
-@pytest.mark.long
-@pytest.mark.timeout(900)
-def test_at_any_moment(scene: Scene) -> None:
-    """Fifteen restarts, of everything or of a part; whatever the moment, it ends one way or the other."""
-    seed = random.SystemRandom().randrange(10_000)
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    scene.start(light())
-    bodies: list[dict[str, Any]] = [{}, {}, {"parts": ["web"]}, {"parts": ["handlers"]}, {"keep_old": 30.0}]
-    outcomes = []
-    with scene.ledger.bound(ALL, LONG):
-        for number in range(15):
-            scene.project.deploy(f"release {number}")
-            handover = scene.restart(**chance.choice(bodies))
-            breathe(chance.random() * 4.0)
-            known = len(scene.journal())
-            scene.interrupt()
-            _over(scene, handover)
-            outcomes.append([entry.get("outcome") for entry in scene.journal()[known:] if entry["op"] == "result"])
-            all_active(scene.instance, NAMES)
-    print(outcomes)
-    assert scene.instance.command("restart").code == 0
-    scene.alone(scene.instance.live()["number"])
-    numbers = {entry["generation"] for entry in scene.journal() if entry["op"] == "boot"}
-    begun = {entry["seq"] for entry in scene.journal() if entry["op"] == "begin"}
-    # Each that began has a result, and one only.
-    assert sorted(entry["began"] for entry in scene.journal() if entry["op"] == "result") == sorted(begun)
-    scene.prove(numbers)
-
-
-def _over(scene: Scene, handover: Handover) -> None:
-    def over() -> bool:
-        ended = {entry.get("began") for entry in scene.journal() if entry["op"] == "result"}
-        begun = {entry["seq"] for entry in scene.journal() if entry["op"] == "begin"}
-        return scene.instance.status()["state"] == "serving" and begun <= ended
-
-    try:
-        wait_for("the end of what was interrupted", over, 60.0)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{handover.story()}\n{scene.journal()[-12:]}") from None

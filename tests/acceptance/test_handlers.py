@@ -410,3 +410,17 @@ def _ask(port: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(response.read())
     connection.close()
     return found
+
+
+def test_a_generation_that_goes_on_for_its_handlers_is_looked_after(instance: Instance, ledger: Ledger) -> None:
+    """After a restart of the web alone its zygote is nobody's business but the handlers'."""
+    name = "test.warm.1"
+    pool(instance.project, "warm", target="apps.named:described")
+    instance.start()
+    old = all_active(instance, [name])[name]
+    assert restart(instance, "web").get("outcome") == "done"
+    os.kill(instance.generation(1)["pid"], signal.SIGKILL)
+    os.kill(old["pid"], signal.SIGKILL)
+    wait_for("a holder", lambda: (row(instance, name)["epoch"] or 0) > old["epoch"], 40.0)
+    all_active(instance, [name])
+    assert instance.live()["number"] == 2

@@ -76,7 +76,11 @@ class Adoption:
         generations = self._take_over()
         live = generations[decision.live]
         self._lead(live)
-        again = any(rule is Rule.FORWARD and item.stage is not Stage.DRAIN for item, rule in decision.operations)
+        # Somebody is going to move the names: of a way back, only those of the generation that served.
+        again = any(
+            rule is Rule.FORWARD and item.stage is not Stage.DRAIN and (not item.swap or item.old in generations)
+            for item, rule in decision.operations
+        )
         ordered = [generations[number] for number in sorted(generations)]
         self._registry.names.adopt(ordered, live, arm=not again)
         self._registry.launcher.follow(live.plan)
@@ -180,8 +184,10 @@ class Adoption:
         self._operations.config = live.plan.config
         live.drain(Drain.LIVE)
         live.commit()
+        # It was paused because another one served: not by somebody's command, which stands.
         superseded = any(
-            item.old == live.number and rule is Rule.BACK for item, rule in self._remains.decision.operations
+            item.old == live.number if rule is Rule.BACK else item.swap and item.new == live.number
+            for item, rule in self._remains.decision.operations
         )
         if superseded and live.paused:
             live.paused = False
@@ -215,7 +221,7 @@ class Adoption:
         self, operation: Operation, report: Report, options: Options, new: Generation, old: Generation | None
     ) -> None:
         registry, draining = self._registry, None
-        if old and options.parts.web:
+        if old and options.parts.web and old.state is not GenerationState.KEPT:
             draining = Draining(old, registry.frontend)
             draining.begin()
             if registry.frontend.gated and not old.paused:
@@ -251,10 +257,10 @@ class Adoption:
         named = {self._remains.decision.live, *(item.new for item in story.operations)}
         named |= {item.old for item, rule in self._remains.decision.operations if rule is Rule.FORWARD and item.web}
         for number, generation in generations.items():
-            if number in named:
-                continue
-            if number in story.kept:
+            if generation.state is GenerationState.KEPT:
                 registry.keep_on(generation, max(0.0, story.kept[number] - registry.system.time()))
+            elif number in named:
+                continue
             elif not generation.parts.web and generation.committed:
                 registry.serves_names(generation)
                 registry.end_when_nameless(generation)

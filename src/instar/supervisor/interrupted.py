@@ -113,6 +113,8 @@ class Story:
     #: Kept warm, until when.
     kept: dict[int, float] = dataclasses.field(default_factory=dict)
     paused: set[str] = dataclasses.field(default_factory=set)
+    #: Generations that go on for their handlers only: they can't serve the web again.
+    nameonly: set[int] = dataclasses.field(default_factory=set)
     #: The last supervisor ended in order.
     stopped: bool = True
 
@@ -174,8 +176,12 @@ def _follow(story: Story, entry: Mapping[str, Any]) -> None:
         case "lineage":
             story.lineage = list(entry["generations"])
             story.live = number
+            # One that was kept serves again.
+            story.kept.pop(number or 0, None)
         case "keep":
             story.kept[number or 0] = entry["time"] + entry["seconds"]
+        case "web-ended":
+            story.nameonly.add(number or 0)
         case "end":
             story.kept.pop(number or 0, None)
         case "pause":
@@ -201,16 +207,20 @@ class Decision:
 def decide(story: Story, living: Container[int]) -> Decision:
     """The decision. `living`: the generations with web workers that can be adopted, or of handlers only."""
     live, done, why = story.live, [], ""
+
+    def lives(number: int | None, web: bool) -> bool:
+        return number is not None and number in living and not (web and number in story.nameonly)
+
     for operation in story.operations:
-        new, old = operation.new in living, operation.old in living
-        rule = RULES[operation.stage, new and operation.new is not None, old and operation.old is not None]
+        new, old = lives(operation.new, operation.web), lives(operation.old, operation.web)
+        rule = RULES[operation.stage, new, old]
         done.append((operation, rule))
         if not operation.web:
             continue
         live = {Rule.BACK: operation.old, Rule.FORWARD: operation.new, Rule.CLEAN: None}[rule]
         if rule is Rule.CLEAN or (rule is Rule.BACK and operation.stage in (Stage.SWITCH, Stage.DRAIN)):
             why = f"generation {operation.new or operation.old} has died as well"
-    if live is not None and live not in living:
+    if live is not None and not lives(live, web=True):
         live, why = None, f"generation {live} has died as well"
     if live is None:
         done = [(operation, Rule.CLEAN) for operation, _ in done]

@@ -80,7 +80,7 @@ class Registry:
         self.launcher = JobLauncher(outside.state, outside.system, outside.log.write)
         self.records = Records(outside.state.control)
         self.next_number = max([journal.last_generation(), *self.records.numbers()]) + 1
-        #: Called when a generation begins to serve.
+        #: Called when a generation begins to serve, or goes on for its handlers.
         self.on_serving: Callable[[Generation], None] = lambda _: None
         #: Called when a process of a generation asks for something (`reload`, `stop`).
         self.on_asked: Callable[[Generation, str], None] = lambda _generation, _what: None
@@ -256,12 +256,14 @@ class Registry:
         if not self.names.of(generation):
             await self.end(generation, event, timeout)
             return
+        self.journal.record("web-ended", generation=generation.number)
         await generation.stop_web(timeout)
         self._note(generation, "web_ended", "its web workers have ended; it goes on with its handlers")
         self.end_when_nameless(generation)
 
     def end_when_nameless(self, generation: Generation) -> None:
         """Let a generation go on for its handlers only."""
+        self.on_serving(generation)
 
         async def wait() -> None:
             await self.names.changes.until(lambda: not self.unsettled and not self.names.of(generation))

@@ -114,6 +114,7 @@ class Supervisor:
         try:
             assert registry.live is not None  # noqa: S101 - adopted
             self._take_office(registry.live.number)
+            self._vigil.restore_names()
             self.tasks.spawn(self._vigil.balance(), "balance")
             announce(registry.live)
             self.serving.set()

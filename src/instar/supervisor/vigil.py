@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 from instar.supervisor.balance import taking_workers
 from instar.supervisor.generation import Generation
 from instar.supervisor.handover import Options
 from instar.supervisor.logstore import LogStore
 from instar.supervisor.operations import Operations
+from instar.supervisor.plan import Parts
 from instar.supervisor.registry import Registry
 from instar.supervisor.tasks import Tasks
 from instar.supervisor.transitions import Event, GenerationState
@@ -28,11 +30,35 @@ class Vigil:
         self._operations = operations
         self._log = log
         self._tasks = tasks
+        #: Numbers of the generations that are looked after.
+        self._watched: set[int] = set()
         registry.on_serving = self.watch
 
     def watch(self, generation: Generation) -> None:
-        """Look after the zygote of a generation that begins to serve."""
-        self._tasks.spawn(self._watch_zygote(generation), f"watch generation {generation.number}")
+        """Look after the zygote of a generation that begins to serve, or goes on for its handlers."""
+        if generation.number not in self._watched:
+            self._watched.add(generation.number)
+            self._tasks.spawn(self._watch_zygote(generation), f"watch generation {generation.number}")
+
+    def restore_names(self) -> None:
+        """After an adoption: names whose generation died with its supervisor pass to the release that serves."""
+        registry = self._registry
+
+        def missing() -> set[str]:
+            specs = registry.live.plan.handler_specs() if registry.live else ()
+            return {item.pool for item in specs if item.name not in registry.names.owner}
+
+        async def restore() -> None:
+            while self._operations.handover is not None:
+                await asyncio.sleep(_BALANCE_EVERY)
+            if pools := missing():
+                assert registry.live is not None  # noqa: S101 - it has pools
+                why = f"pool {', '.join(sorted(pools))} has died with its generation: it is booted again"
+                await self._recover(
+                    registry.live, Parts(web=False, pools=frozenset(pools)), lambda: bool(missing()), why
+                )
+
+        self._tasks.spawn(restore(), "restore names")
 
     async def balance(self) -> None:
         """Go on steering new connections to the workers that can take them."""
@@ -57,25 +83,38 @@ class Vigil:
         return any(pid in item.workers or pid in item.handlers for item in self._registry.generations.values())
 
     async def _watch_zygote(self, generation: Generation) -> None:
-        """A serving generation whose zygote died goes on with the processes that it has, until it is replaced."""
-        await generation.changes.until(
-            lambda: not generation.zygote_alive or generation.state is not GenerationState.SERVING
-        )
-        pause = _FIRST_PAUSE
-        while self._needed(generation) and not self._operations.closed:
-            if self._operations.handover is not None:
-                await asyncio.sleep(_BALANCE_EVERY)
-                continue
-            self._log.write(f"the zygote of generation {generation.number} died; its release is booted again")
-            options = Options(now=generation.gone(), parts=generation.parts)
-            report = self._operations.begin("recovery", generation.plan, options, replaces=generation)
-            if (await report.wait())["outcome"] == "done":
-                break
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+        """A generation whose zygote died goes on with the processes that it has, until it is replaced."""
+        await generation.changes.until(lambda: not generation.zygote_alive or not generation.alive)
+        why = f"the zygote of generation {generation.number} died; its release is booted again"
+        await self._recover(generation, None, lambda: self._needed(generation), why)
+        self._watched.discard(generation.number)
         if not generation.parts.web and not self._registry.names.of(generation):
             await self._registry.end(generation, Event.STOPPED, 0.0)
 
+    async def _recover(self, generation: Generation, parts: Parts | None, needed: Callable[[], bool], why: str) -> None:
+        """Boot the release of a generation until it is there again. `parts`: of it; None: what it still has."""
+        pause = _FIRST_PAUSE
+        while needed() and not self._operations.closed:
+            if self._operations.handover is not None:
+                await asyncio.sleep(_BALANCE_EVERY)
+                continue
+            self._log.write(why)
+            options = Options(now=generation.gone(), parts=parts or self._parts_of(generation))
+            report = self._operations.begin("recovery", generation.plan, options, replaces=generation)
+            if (await report.wait())["outcome"] == "done":
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
     def _needed(self, generation: Generation) -> bool:
-        serving = generation.state is GenerationState.SERVING
-        return serving and (self._registry.live is generation or bool(self._registry.names.of(generation)))
+        serves = generation.state is GenerationState.SERVING and self._registry.live is generation
+        return serves or bool(self._registry.names.of(generation))
+
+    def _parts_of(self, generation: Generation) -> Parts:
+        if self._registry.live is generation or not generation.parts.web:
+            return generation.parts
+        # Another one serves the web meanwhile.
+        mine = set(self._registry.names.of(generation))
+        return Parts(
+            web=False, pools=frozenset(item.pool for item in generation.plan.handler_specs() if item.name in mine)
+        )

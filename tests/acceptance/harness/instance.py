@@ -67,15 +67,9 @@ class Instance:
     # --- life ---
 
     def start(
-        self, limit: float = 40.0, program: Sequence[str] = (str(INSTAR),), pass_fds: Sequence[int] = ()
+        self, limit: float = 90.0, program: Sequence[str] = (str(INSTAR),), pass_fds: Sequence[int] = ()
     ) -> Instance:
         """Start, and wait until it serves. `program`: what runs instar; `pass_fds`: descriptors for it."""
-        self.spawn_supervisor(program, pass_fds)
-        wait_for("the supervisor serves", self._serves, limit)
-        return self
-
-    def spawn_supervisor(self, program: Sequence[str] = (str(INSTAR),), pass_fds: Sequence[int] = ()) -> None:
-        """Start, and don't wait."""
         self.project.write()
         argv = [*program, "run", "-c", str(self.project.config_file)]
         with self._output.open("ab") as output:
@@ -88,6 +82,8 @@ class Instance:
                 cwd=self.project.root,
                 pass_fds=pass_fds,
             )
+        wait_for("the supervisor serves", self._serves, limit)
+        return self
 
     def _serves(self) -> bool:
         assert self._process is not None
