@@ -75,7 +75,11 @@ class Season:
         if self.disk.can_break:
             self.faults["disk full"] = lambda: self._on_disk(self.disk.full())
             self.faults["disk read-only"] = lambda: self._on_disk(self.disk.read_only())
-        self.restarts: dict[str, Callable[[], None]] = {"restart": self.restart, "renew": self.renew}
+        self.restarts: dict[str, Callable[[], None]] = {
+            "restart": self.restart,
+            "renew": self.renew,
+            "upgrade": self.upgrade,
+        }
 
     def count(self, *names: str) -> int:
         """How many steps of these kinds were done."""
@@ -207,6 +211,12 @@ class Season:
         """Must go well."""
         result = self.instance.handover().result()
         assert result.get("outcome") == "done", result
+
+    def upgrade(self) -> None:
+        """Into the same version: everything is handed over all the same."""
+        pid = self.instance.pid
+        said = self.instance.command("upgrade")
+        assert said.code == 0 and self.instance.status()["pid"] == pid, said
 
     def renew(self) -> None:
         """A fresh process for one name."""
