@@ -47,7 +47,7 @@ test-long: $(VENV)/.tried-uwsgi
 	@$(BIN)/python -m pytest -m long -n 2 --dist worksteal $(PYTEST_ARGS)
 
 chaos: $(VENV)/.installed-dev ## Faults at random under load (CHAOS_FAULTS=300, CHAOS_SEED=… repeats a run)
-	@$(BIN)/python -m pytest -m long -s $(PYTEST_ARGS) tests/acceptance/test_chaos.py
+	@CHAOS_FAULTS=$${CHAOS_FAULTS:-300} $(BIN)/python -m pytest -m long -s $(PYTEST_ARGS) tests/acceptance/test_chaos.py
 
 bench: $(VENV)/.installed-dev ## Compare with other servers (they are installed into .venv-bench)
 	@$(BIN)/python -m bench $(BENCH_ARGS)

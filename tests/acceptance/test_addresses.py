@@ -41,7 +41,7 @@ def restart_under_load(instance: Instance, target: Target, clients: dict[str, di
     instance.settled(restarts + 1)
 
 
-@pytest.mark.parametrize(("engine", "restarts"), plan(ENGINES, short=("granian-asgi", "gunicorn-gthread")))
+@pytest.mark.parametrize(("engine", "restarts"), plan(ENGINES, short=("granian-asgi",)))
 def test_unix_socket(project: Project, instance: Instance, engine: Engine, restarts: int) -> None:
     engine.configure(project)
     path = project.root / "app.sock"

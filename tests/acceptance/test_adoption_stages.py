@@ -208,6 +208,7 @@ def test_in_the_hook_before(scene: Scene) -> None:
     scene.prove({1, 2})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 def test_in_the_boot(scene: Scene) -> None:
     scene.start()

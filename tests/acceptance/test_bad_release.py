@@ -36,7 +36,12 @@ MATRIX = (
     Bad("health-500-worker", "500", {"index": 2}),
     Bad("worker-exit", "deliberate failure in worker 2", {"index": 2}),
 )
-CASES = [pytest.param(bad, interface, id=f"{interface}-{bad.kind}") for bad in MATRIX for interface in bad.interfaces]
+#: The second interface of each is a long test.
+CASES = [
+    pytest.param(bad, interface, id=f"{interface}-{bad.kind}", marks=[pytest.mark.long] if number else [])
+    for bad in MATRIX
+    for number, interface in enumerate(bad.interfaces)
+]
 
 
 @pytest.mark.parametrize(("bad", "interface"), CASES)
@@ -68,7 +73,7 @@ def test_bad_release_changes_nothing(project: Project, instance: Instance, bad: 
     assert instance.command("restart").code == 0
 
 
-@pytest.mark.parametrize("interface", ["asgi", "wsgi"])
+@pytest.mark.parametrize("interface", ["asgi", pytest.param("wsgi", marks=pytest.mark.long)])
 def test_release_that_dies_after_the_switch_is_rolled_back(
     project: Project, instance: Instance, interface: str
 ) -> None:

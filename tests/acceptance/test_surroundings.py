@@ -171,6 +171,7 @@ def test_an_import_that_starts_a_thread_makes_the_generation_lazy(
     assert "poller" in fetch(project.port, "/")
 
 
+@pytest.mark.long
 def test_shared_sockets_hand_over_without_loss(instance: Instance, project: Project, folder: Path) -> None:
     project.config["web"]["steering"] = "shared"
     instance.start()

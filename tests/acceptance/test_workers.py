@@ -79,7 +79,7 @@ def test_a_stopped_worker_is_killed_and_replaced(instance: Instance, project: Pr
     assert log_has(instance, "gave no sign of life")
 
 
-@pytest.mark.parametrize("target", ["wsgi", "asgi"])
+@pytest.mark.parametrize("target", [pytest.param("wsgi", marks=pytest.mark.long), "asgi"])
 def test_a_request_that_takes_too_long_has_its_worker_replaced(
     instance: Instance, project: Project, target: str
 ) -> None:

@@ -350,6 +350,7 @@ def test_postgres(check, postgres):
     check(OnPostgres, 20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("what", "breakage"),
     [

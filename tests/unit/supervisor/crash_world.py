@@ -96,6 +96,8 @@ class World:
         self.trouble = Trouble()
         self.journal = folder / "journal.jsonl"
         self.journal.unlink(missing_ok=True)
+        #: Of the supervisor that lives.
+        self.journals: list[Journal] = []
         self.trace: list[str] = []
         self.effects = 0
         self.lives = 0
@@ -163,6 +165,8 @@ class World:
         for other in asyncio.all_tasks() - {asyncio.current_task()}:
             other.cancel()
         await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        # A process that died has no descriptors.
+        self.journals.pop().close()
 
     async def _begin(self, script: Callable[[Life], Coroutine[Any, Any, None]] | None) -> None:
         life = Life(self)
@@ -184,6 +188,7 @@ class Life:
         state: Any = SimpleNamespace(control=world.folder, output=world.folder, journal=world.journal, app=world.folder)
         outside = Outside(state, self.frontend, self.log, lambda: None, lambda _: None, system)
         self.journal = Journal(world.journal, system)
+        world.journals.append(self.journal)
         self.tasks = Tasks(self._write)
         self.services: Any = WorldServices()
         self.registry = Registry(outside, self.journal, self.tasks)

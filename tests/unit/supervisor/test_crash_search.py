@@ -148,15 +148,16 @@ def test_without_a_crash(case: Case, config: Config, tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_killed_after_each_effect(case: Case, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alone, and together with one of the generations."""
-    kill_after_each(Search(case, config, tmp_path, monkeypatch), most=1)
+    """It alone."""
+    kill_after_each(Search(case, config, tmp_path, monkeypatch), most=0)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_killed_together_with_several(
+def test_killed_together_with_generations(
     case: Case, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Any of them."""
     kill_after_each(Search(case, config, tmp_path, monkeypatch), most=3)
 
 
@@ -169,7 +170,7 @@ def kill_after_each(search: Search, most: int) -> None:
             for number in victims:
                 search.world.kill(number)
             search.go_on("after effect", crash, "with", victims)
-    assert search.paths > effects
+    assert search.paths >= effects
 
 
 @pytest.mark.long
