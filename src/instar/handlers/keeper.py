@@ -57,6 +57,8 @@ def identity(process: HandlerProcess) -> dict[str, str]:
         "INSTAR_INDEX": str(process.index),
         "INSTAR_TAGS": ",".join(process.tags),
         "INSTAR_GENERATION": str(process.generation),
+        # Two applications of a host may have the same names; no two names have the same lock.
+        "INSTAR_LOCK": str(process.lock_path),
     }
     return names | ({"INSTAR_EPOCH": str(process.lease.epoch)} if process.active else {})
 

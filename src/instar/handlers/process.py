@@ -51,6 +51,7 @@ class HandlerProcess:
         self.generation = generation
         self.arm_fd = arm_fd
         self.release_fd = release_fd
+        self.lock_path = lock_path
         self.lease = Lease(name, lock_path, any_filesystem=any_filesystem)
         self.releasing = Latch()
         self.pid = os.getpid()

@@ -268,7 +268,8 @@ class Roster:
         been between fork and exec, or forking."""
         if any(item.epoch > post.orphaned for item in post.children):
             post.sweep_until = 0.0
-        for pid in belonging_to(post.spec.name, post.orphaned):
+        lock = Path(self._parent.spec.handler_dir) / f"{post.spec.name}.lock"
+        for pid in belonging_to(lock, post.orphaned):
             self._parent.system.kill(pid, signal.SIGKILL)
 
     def _on_exit(self, post: Post, child: Child, status: int) -> None:
@@ -296,9 +297,12 @@ class Roster:
             parent.fail_boot("handler", f"handler {name} {describe_status(status)} before it was ready")
 
 
-def belonging_to(name: str, epoch: int) -> list[int]:
-    """Pids of the programs that a keeper has started under its name, daemons included: their environment tells."""
-    marks = {f"INSTAR_HANDLER={name}".encode(), f"INSTAR_EPOCH={epoch}".encode()}
+def belonging_to(lock: Path, epoch: int) -> list[int]:
+    """Pids of the programs that a keeper has started under its name, daemons included: their environment tells.
+
+    The lock file stands for the name: another application of the host may have the same one.
+    """
+    marks = {f"INSTAR_LOCK={lock}".encode(), f"INSTAR_EPOCH={epoch}".encode()}
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         # Others' processes may not be looked at, and any may go away.
