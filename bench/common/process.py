@@ -146,8 +146,10 @@ class Server:
 
     def stop(self, timeout: float = 5.0) -> None:
         """SIGTERM to the master, SIGKILL for what is left after `timeout` seconds; removes its directory."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.master, signal.SIGTERM)
+        # Without one it has not been started: to signal process 0 is to signal ourselves (kill(2)).
+        if self.master:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.master, signal.SIGTERM)
         limit = time.monotonic() + timeout
         while self.tree.pids() and time.monotonic() < limit:
             if self._process:
