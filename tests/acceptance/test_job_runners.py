@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from harness.waiting import wait_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration/runners"))
 
-from slurm_node import NoSlurmError, slurm
+from slurm_node import slurm
 
 from instar.errors import ExitCode
 
@@ -156,29 +155,25 @@ def test_a_function_outlives_its_handler_where_programs_run(with_jobs: Project, 
 
 @pytest.mark.long
 def test_a_job_in_slurm_outlives_restarts(with_jobs: Project, instance: Instance) -> None:
-    with tempfile.TemporaryDirectory(prefix="instar-slurm-") as root:
-        try:
-            with slurm(Path(root)) as node:
-                with_jobs.config["jobs.runners.slurm"] = {
-                    "options": {"conf": str(node.conf), "poll_min": 0.2, "poll_max": 0.5, "grace": 1.0}
-                }
-                instance.start()
-                job = submit(instance, waits(with_jobs, "one", 7), "--destination", "slurm")
-                other = submit(instance, waits(with_jobs, "two", 0), "--destination", "slurm")
-                running(with_jobs, "one")
-                pid = running(with_jobs, "two")
-                for _ in range(2):
-                    assert instance.command("restart").code == 0
-                # Asked of handlers that haven't started it.
-                assert instance.command("jobs", "cancel", str(other)).code == 0
-                assert instance.command("jobs", "wait", str(other), limit=40.0).code == ExitCode.JOB_FAILED
-                assert show(instance, other)["state"] == "cancelled"
-                wait_for("its end", lambda: not alive(pid))
-                os.kill(handler_of(instance, job), signal.SIGKILL)
-                ended(instance, with_jobs, job, "one", 7)
-                instance.command("stop")
-        except NoSlurmError as error:
-            pytest.skip(str(error))
+    with slurm() as node:
+        with_jobs.config["jobs.runners.slurm"] = {
+            "options": {"conf": str(node.conf), "poll_min": 0.2, "poll_max": 0.5, "grace": 1.0}
+        }
+        instance.start()
+        job = submit(instance, waits(with_jobs, "one", 7), "--destination", "slurm")
+        other = submit(instance, waits(with_jobs, "two", 0), "--destination", "slurm")
+        running(with_jobs, "one")
+        pid = running(with_jobs, "two")
+        for _ in range(2):
+            assert instance.command("restart").code == 0
+        # Asked of handlers that haven't started it.
+        assert instance.command("jobs", "cancel", str(other)).code == 0
+        assert instance.command("jobs", "wait", str(other), limit=40.0).code == ExitCode.JOB_FAILED
+        assert show(instance, other)["state"] == "cancelled"
+        wait_for("its end", lambda: not alive(pid))
+        os.kill(handler_of(instance, job), signal.SIGKILL)
+        ended(instance, with_jobs, job, "one", 7)
+        instance.command("stop")
 
 
 def test_without_jobs_there_is_no_launcher(project: Project, instance: Instance) -> None:

@@ -12,7 +12,6 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from instar.errors import InstarError
@@ -53,7 +52,7 @@ def run_handler(
             index=handler.index,
             tags=handler.tags,
             generation=spec.generation,
-            lock_path=Path(spec.handler_dir) / f"{handler.name}.lock",
+            lock_path=spec.lock_path(handler.name),
             arm_fd=arm_fd,
             release_fd=release_fd,
             tell=say,

@@ -268,8 +268,7 @@ class Roster:
         been between fork and exec, or forking."""
         if any(item.epoch > post.orphaned for item in post.children):
             post.sweep_until = 0.0
-        lock = Path(self._parent.spec.handler_dir) / f"{post.spec.name}.lock"
-        for pid in belonging_to(lock, post.orphaned):
+        for pid in belonging_to(self._parent.spec.lock_path(post.spec.name), post.orphaned):
             self._parent.system.kill(pid, signal.SIGKILL)
 
     def _on_exit(self, post: Post, child: Child, status: int) -> None:

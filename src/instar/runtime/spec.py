@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from instar import PROTOCOL
@@ -137,6 +138,10 @@ class GenerationSpec:
     #: Takes part in every process of the generation.
     extension: ExtensionSpec | None = None
     protocol: int = PROTOCOL
+
+    def lock_path(self, name: str) -> Path:
+        """The lock file of a handler's name; programs are known by it, too."""
+        return Path(self.handler_dir) / f"{name}.lock"
 
     def to_json(self) -> str:
         """The document."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import os
-import threading
 from collections.abc import Callable
 from typing import TypeVar
+
+from instar.system.apart import in_a_thread
 
 _T = TypeVar("_T")
 
@@ -36,22 +37,12 @@ def bounded(start: Callable[[], _T]) -> _T:
     Both attributes belong to a thread, and a process inherits those of the thread that started it. So no code has to
     run between fork and exec, where another thread's lock could be held for ever.
     """
-    result: list[_T] = []
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            _give_up()
-            result.append(start())
-        except BaseException as error:
-            errors.append(error)
+    def run() -> _T:
+        _give_up()
+        return start()
 
-    thread = threading.Thread(target=run, name="instar-start")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return result[0]
+    return in_a_thread(run, "instar-start")
 
 
 def _give_up() -> None:

@@ -10,9 +10,10 @@ import ctypes
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from instar.system.apart import in_a_thread
 
 _PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 #: As many as the kernel follows (path_resolution(7)).
@@ -48,24 +49,16 @@ def as_user(uid: int | None, gid: int | None, act: Callable[[], object]) -> None
     They belong to a thread, and end with it; for any other uid than 0 the kernel takes root's powers over files away
     as well (capabilities(7)). Our supplementary groups stay.
     """
-    errors: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            libc = ctypes.CDLL(None)
-            for call, number in ((libc.setfsgid, gid), (libc.setfsuid, uid)):
-                # It tells no failure: asking again shows what is in force.
-                if number is not None and (call(number), call(-1))[1] != number:
-                    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-            act()
-        except BaseException as error:
-            errors.append(error)
+    def run() -> object:
+        libc = ctypes.CDLL(None)
+        for call, number in ((libc.setfsgid, gid), (libc.setfsuid, uid)):
+            # It tells no failure: asking again shows what is in force.
+            if number is not None and (call(number), call(-1))[1] != number:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return act()
 
-    thread = threading.Thread(target=run, name="instar-as-user")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    in_a_thread(run, "instar-as-user")
 
 
 def _walk(path: Path, made: Callable[[int], object] | None) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from runner_tools import LIMIT, Desk, kill, manager, wait_for
-from slurm_node import NoSlurmError, Slurm, slurm
+from slurm_node import Slurm, slurm
 
 from instar.errors import ConfigError
 from instar.jobs.runners.base import Assignment, Phase, RefusedError, Setup, UnavailableError
@@ -23,13 +22,8 @@ LONG = 40.0
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Slurm]:
-    # Not in pytest's folder: munged runs as another user, who can't go there.
-    with tempfile.TemporaryDirectory(prefix="instar-slurm-") as root:
-        try:
-            with slurm(Path(root)) as running:
-                yield running
-        except NoSlurmError as error:
-            pytest.skip(str(error))
+    with slurm() as running:
+        yield running
 
 
 def setup(node: Slurm, home: Path, **options) -> Setup:

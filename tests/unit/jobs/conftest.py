@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "integration/runners"))
 
 from job_tools import TestHolder, moves, watch_moves
 from postgres_server import NoPostgresError, server
-from slurm_node import NoSlurmError, Slurm, slurm
+from slurm_node import Slurm, slurm
 
 from instar.jobs.plan import Destination, JobPlan, RunnerPlan
 from instar.jobs.routing import completed
@@ -88,13 +87,8 @@ def hold(tmp_path: Path) -> Iterator[Callable[..., TestHolder]]:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Slurm]:
-    # Not in pytest's folder: munged runs as another user, who can't go there.
-    with tempfile.TemporaryDirectory(prefix="instar-slurm-") as root:
-        try:
-            with slurm(Path(root)) as running:
-                yield running
-        except NoSlurmError as error:
-            pytest.skip(str(error))
+    with slurm() as running:
+        yield running
 
 
 @pytest.fixture
