@@ -81,7 +81,11 @@ class Zygote:
         return meet(self.record, self.path, System(), self.patience)
 
     def _serve(self) -> None:
-        sock, _ = self._server.accept()
+        try:
+            sock, _ = self._server.accept()
+        except OSError:
+            # Nobody came.
+            return
         speaker = Channel(sock)
         with contextlib.suppress(OSError):
             for item in self.said:
@@ -95,9 +99,11 @@ class Zygote:
 
     def close(self) -> None:
         """Free everything."""
-        self._server.close()
+        # Before the close: a descriptor's number may be somebody else's by the time of the accept.
+        self._server.shutdown(socket.SHUT_RDWR)
         if self._thread.ident:
             self._thread.join(10.0)
+        self._server.close()
         self.listening.close()
         self.board.close()
         os.close(self.pidfd)
